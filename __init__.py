@@ -1,0 +1,68 @@
+"""Selfbench: the benchmark suite and leaderboard for models that teach themselves.
+
+What an author of a method or a task imports. Everything is loaded on first use: `import selfbench` takes no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "AdaptationMethod": ".suite.protocols.adaptation",
+    "AdaptationTask": ".suite.protocols.adaptation",
+    "Batch": ".suite.protocols.adaptation",
+    "Bundle": ".suite.bundle",
+    "LabeledBatch": ".suite.protocols.adaptation",
+    "Recipe": ".suite.protocols.adaptation",
+    "Source": ".suite.protocols.stream",
+    "Split": ".suite.protocols.adaptation",
+    "Stream": ".suite.protocols.stream",
+    "StreamMethod": ".suite.protocols.stream",
+    "StreamTask": ".suite.protocols.stream",
+    "View": ".suite.protocols.adaptation_loop",
+    "even_cuts": ".suite.protocols.stream",
+    "hyper": ".suite.hyper",
+    "register_method": ".suite.registry",
+    "register_task": ".suite.registry",
+}
+__all__ = [
+    "AdaptationMethod",
+    "AdaptationTask",
+    "Batch",
+    "Bundle",
+    "LabeledBatch",
+    "Recipe",
+    "Source",
+    "Split",
+    "Stream",
+    "StreamMethod",
+    "StreamTask",
+    "View",
+    "even_cuts",
+    "hyper",
+    "register_method",
+    "register_task",
+]
+
+if TYPE_CHECKING:
+    from .suite.bundle import Bundle
+    from .suite.hyper import hyper
+    from .suite.protocols.adaptation import AdaptationMethod, AdaptationTask, Batch, LabeledBatch, Recipe, Split
+    from .suite.protocols.adaptation_loop import View
+    from .suite.protocols.stream import Source, Stream, StreamMethod, StreamTask, even_cuts
+    from .suite.registry import register_method, register_task
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'selfbench' has no attribute '{name}'")
+    value = getattr(importlib.import_module(_PUBLIC[name], __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PUBLIC})

@@ -1,0 +1,59 @@
+"""FixMatch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ...suite.hyper import hyper
+from ...suite.protocols.adaptation import AdaptationMethod, Batch, LabeledBatch
+from ...suite.registry import register_method
+from ..common.losses import confident_cross_entropy
+
+
+@register_method(
+    "fixmatch",
+    family="self-training",
+    protocol="adaptation",
+    paper="arXiv:2001.07685",
+    needs=("strong-augmentation",),
+)
+@dataclass
+class FixMatch(AdaptationMethod):
+    """Labels from a weak view as targets of a strong one (Sohn et al. 2020, arXiv:2001.07685, algorithm 1).
+
+        q_b = softmax(f(alpha(u_b)))                                     weak view, no gradient
+        L = (1/B) sum_b CE(f(alpha(x_b)), y_b)
+            + lambda_u (1/(mu B)) sum_b 1[max q_b >= tau] CE(f(A(u_b)), argmax q_b)
+
+    alpha weak, A strong augmentation; mu = `ratio` unlabelled examples per labelled one. All views pass
+    in one forward, so that batch norm sees them as one batch. lambda_u is constant: the mask does the
+    work of a ramp.
+    """
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "imagenet": {"threshold": 0.7, "weight": 10.0, "ratio": 5},
+        "usb": {"ratio": 1},
+    }
+
+    threshold: float = hyper(
+        0.95, low=0.0, high=1.0, help="confidence tau from which a prediction is a label"
+    )
+    weight: float = hyper(1.0, low=0.0, high=10.0, help="weight lambda_u of the unlabelled loss")
+    ratio: int = hyper(7, low=1, high=16, help="unlabelled examples per labelled one, mu")
+
+    def unlabeled_ratio(self) -> int:
+        return self.ratio if self.weight > 0 else 0
+
+    def loss(self, labeled: LabeledBatch, unlabeled: Batch) -> Tensor:
+        if len(unlabeled) == 0:
+            return F.cross_entropy(self.model(labeled.weak), labeled.y)
+        logits = self.model(torch.cat([labeled.weak, unlabeled.weak, unlabeled.strong]))
+        of_labeled, of_weak, of_strong = logits.split([len(labeled), len(unlabeled), len(unlabeled)])
+        loss = F.cross_entropy(of_labeled, labeled.y)
+        return loss + self.weight * confident_cross_entropy(of_strong, of_weak, self.threshold)

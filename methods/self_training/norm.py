@@ -1,0 +1,42 @@
+"""Test-time batch statistics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ...suite.hyper import hyper
+from ...suite.protocols.stream import Source, StreamMethod
+from ...suite.registry import register_method
+from ..common.norm import mix_batch_statistics
+
+
+@register_method(
+    "norm", family="self-training", protocol="stream", paper="arXiv:2006.16971", needs=("batch-norm",)
+)
+@dataclass
+class Norm(StreamMethod):
+    """Batch normalisation with the statistics of the test batch, mixed with those of the source.
+
+    Schneider et al. 2020 (arXiv:2006.16971), Nado et al. 2020 (arXiv:2006.10963). In every batch norm layer
+
+        mu = w mu_s + (1 - w) mu_t        sigma^2 = w sigma_s^2 + (1 - w) sigma_t^2
+
+    with source statistics (s) and those of the current batch (t), w = `source_weight`. The paper writes w
+    = N / (N + n) for batches of n images and a prior worth N images. w = 0 is pure batch statistics
+    ("BN-1"), w = 1 the source model. Nothing is kept from batch to batch. sigma_t^2 is the biased
+    variance, as in training.
+    """
+
+    source_weight: float = hyper(0.0, low=0.0, high=1.0, help="share w of the source statistics")
+
+    def setup(self, model: nn.Module, source: Source) -> None:
+        self.model = model.eval().requires_grad_(False)
+        mix_batch_statistics(self.model, self.source_weight)
+
+    @torch.no_grad()
+    def predict(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.model(images)
+        return logits

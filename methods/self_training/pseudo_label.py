@@ -1,0 +1,49 @@
+"""Pseudo-Label."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from ...suite.hyper import hyper
+from ...suite.protocols.adaptation import AdaptationMethod, Batch, LabeledBatch
+from ...suite.registry import register_method
+from ..common.losses import confident_cross_entropy
+from ..common.norm import frozen_running_statistics
+from ..common.ramps import linear
+
+
+@register_method("pseudo-label", family="self-training", protocol="adaptation", paper="-")
+@dataclass
+class PseudoLabel(AdaptationMethod):
+    """Own confident predictions as labels (Lee 2013, ICML Workshop on Challenges in Representation Learning).
+
+        p = softmax(f(u))
+        L = CE(f(x), y) + lambda(t) (1/B_u) sum_u 1[max p >= tau] CE(f(u), argmax p)
+
+    x, u are weak views, and prediction and target come from the same one. lambda rises linearly from 0 to
+    `weight` over the first `ramp` of the budget; tau and ramp are those of Oliver et al. 2018
+    (arXiv:1804.09170). As in later comparisons, labelled and unlabelled examples pass separately, and
+    only the labelled ones move the running statistics of batch norm.
+    """
+
+    threshold: float = hyper(
+        0.95, low=0.0, high=1.0, help="confidence tau from which a prediction is a label"
+    )
+    weight: float = hyper(1.0, low=0.0, high=10.0, help="final weight of the unlabelled loss")
+    ramp: float = hyper(0.4, low=0.0, high=1.0, help="share of the budget over which the weight rises")
+    ratio: int = hyper(1, low=1, high=16, help="unlabelled examples per labelled one")
+
+    def unlabeled_ratio(self) -> int:
+        return self.ratio if self.weight > 0 else 0
+
+    def loss(self, labeled: LabeledBatch, unlabeled: Batch) -> Tensor:
+        weight = self.weight * linear(self.view.progress, self.ramp)
+        loss = F.cross_entropy(self.model(labeled.weak), labeled.y)
+        if len(unlabeled) == 0:
+            return loss
+        with frozen_running_statistics(self.model):
+            logits = self.model(unlabeled.weak)
+        return loss + weight * confident_cross_entropy(logits, logits, self.threshold)

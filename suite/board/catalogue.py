@@ -1,0 +1,84 @@
+"""What is known of the names in records: titles, protocols, labels of rows. Names that nobody registers still work."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from .. import registry
+from ..metrics import METRICS, Metric
+from ..registry import Entry
+from .rules import CONTROL_FAMILIES, UPPER_BOUND_FAMILIES
+
+UNKNOWN_PROTOCOL = "other"
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The registered methods and tasks that a board is drawn with."""
+
+    methods: Mapping[str, Entry] = field(default_factory=dict)
+    tasks: Mapping[str, Entry] = field(default_factory=dict)
+
+    @classmethod
+    def registered(cls) -> Catalogue:
+        return cls(registry.entries("method"), registry.entries("task"))
+
+    def protocol(self, task: str) -> str:
+        return self.tasks[task].protocol if task in self.tasks else UNKNOWN_PROTOCOL
+
+    def task_title(self, task: str) -> str:
+        return str(self.tasks[task].options.get("title", task)) if task in self.tasks else task
+
+    def needs(self, method: str) -> tuple[str, ...]:
+        return tuple(self.methods[method].options.get("needs", ())) if method in self.methods else ()
+
+    def kind(self, method: str) -> str:
+        """`control`, `upper-bound` or `method`."""
+        family = self.methods[method].options.get("family") if method in self.methods else None
+        if family in UPPER_BOUND_FAMILIES:
+            return "upper-bound"
+        return "control" if family in CONTROL_FAMILIES else "method"
+
+    def label(self, method: str, version: str, params: str) -> str:
+        """The name of a row: the method, and whatever sets it apart from the registered defaults.
+
+        `params` is canonical JSON. A registered method shows the hyper-parameters that differ from their defaults, and
+        its version where it is not the registered one; a method that is not registered shows all of both.
+        """
+        key = (method, version, params)
+        if key not in self._labels:
+            self._labels[key] = self._label(method, version, json.loads(params))
+        return self._labels[key]
+
+    @cached_property
+    def _labels(self) -> dict[tuple[str, str, str], str]:
+        return {}
+
+    def _label(self, method: str, version: str, params: Mapping[str, object]) -> str:
+        entry = self.methods.get(method)
+        name = method if entry is not None and entry.version == version else f"{method}@{version}"
+        shown = dict(params)
+        if entry is not None:
+            defaults = {item.name: item.default for item in entry.hypers}
+            shown = {key: value for key, value in params.items() if key not in defaults or defaults[key] != value}
+            shown |= {key: None for key in defaults if key not in params}
+        if not shown:
+            return name
+        return f"{name}[{', '.join(f'{key}={_value(shown[key])}' for key in sorted(shown))}]"
+
+
+def metric_of(name: str) -> Metric:
+    """The metric called `name`; one that nobody declared is shown as it is, lower is better."""
+    return METRICS.get(name) or Metric(name, name, "lower", percent=False)
+
+
+def _value(value: object) -> str:
+    """A hyper-parameter as a person would type it; `?` for one that the record does not know."""
+    if value is None:
+        return "?"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)

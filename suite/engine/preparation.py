@@ -1,0 +1,55 @@
+"""Before the runs: data sets are fetched and bundles built, once each, in processes of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from .. import registry
+from ..errors import SelfbenchError
+from ..prepare import bundle_folder, fetch_missing, is_whole, write_request
+from ..spec import RunSpec
+from ..store import Store
+from .local import LocalExecutor
+
+_POLL_SECONDS = 0.5
+
+
+def prepare(specs: Sequence[RunSpec], executor: LocalExecutor, store: Store, tell: Callable[[str], None]) -> None:
+    """Fetch and build what `specs` need; raises `SelfbenchError` with the builder's reason when one fails."""
+    tasks = [registry.get("task", name) for name in dict.fromkeys(spec.task.name for spec in specs)]
+    fetch_missing(tasks, tell)
+    built: set[Path] = set()
+    for task in tasks:
+        folder = bundle_folder(task)
+        if folder.path in built or is_whole(folder):
+            continue
+        built.add(folder.path)
+        _build(task, executor, store, tell)
+
+
+def _build(task: registry.Entry, executor: LocalExecutor, store: Store, tell: Callable[[str], None]) -> None:
+    work = store.root / ".work" / "prepare"
+    request = write_request(task, work)
+    status = request.with_suffix(".status")
+    status.unlink(missing_ok=True)
+    tell(f"preparing {task.name}")
+    handle = executor.call("prepare", request, work / f"{task.name}.log")
+    said = ""
+    while True:
+        ended = [item for item in executor.poll(_POLL_SECONDS) if item.handle == handle]
+        answer: dict[str, str] = {}
+        with contextlib.suppress(OSError, ValueError):
+            answer = json.loads(status.read_text())
+        text = answer.get("progress", "")
+        if text and text != said:
+            said = text
+            tell(f"preparing {task.name}: {text}")
+        if not ended:
+            continue
+        if ended[0].code:
+            reason = answer.get("error") or f"the builder ended with code {ended[0].code}"
+            raise SelfbenchError(f"Task '{task.name}' could not be prepared: {reason} (log: {work / task.name}.log)")
+        return

@@ -1,0 +1,46 @@
+"""A job: one run as it is handed to a worker. A JSON value, so that every engine passes it the same way."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from .spec import RunSpec
+
+BUSY = 75
+"""Exit code of a worker that found the run claimed by another worker."""
+IO_ERROR = 74
+"""Exit code of a worker that could not write."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """`spec` and where its record goes; the rest changes no result.
+
+    `replace`: run although a record exists (retry). `permute`: shuffle the hidden labels by this seed, for the leak
+    check. `gpu`: index of the device, None for the CPU. `code`: git commit and dirty flag of the caller's checkout.
+    """
+
+    spec: dict[str, Any]
+    results: str
+    bundle: str
+    command: str
+    code: dict[str, Any]
+    attempt: int = 1
+    replace: bool = False
+    permute: int | None = None
+    gpu: int | None = None
+    checkpoint_seconds: float = 30.0
+
+    @property
+    def run_spec(self) -> RunSpec:
+        return RunSpec.model_validate(self.spec)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def read(cls, path: Path) -> Job:
+        return cls(**json.loads(path.read_text()))

@@ -1,0 +1,239 @@
+"""The meter: the clock of one run. Counts work by hooks on the models the harness hands out.
+
+A forward pass of one example through a model counts 1, a backward pass 2. A direct child of the model that is called
+by itself (a backbone, a head) counts by its share of the model's parameters. Copies of a model carry its hooks, so a
+deep-copied or pickled teacher counts too. What is refused would exceed the limit: used work never does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import sys
+import time
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .errors import BudgetExhausted, MethodError
+from .spec import Budget
+
+_METERS: weakref.WeakValueDictionary[int, Meter] = weakref.WeakValueDictionary()
+
+
+@dataclass
+class Counts:
+    """Counted work; `seconds` is the time in `Meter.running()`."""
+
+    forward: float = 0.0
+    backward: float = 0.0
+    tokens: int = 0
+    labels: int = 0
+    validation_calls: int = 0
+    seconds: float = 0.0
+
+    @property
+    def passes(self) -> float:
+        return self.forward + 2.0 * self.backward
+
+
+class Meter:
+    """Counts the work of `owner` (the method's name) and raises `BudgetExhausted` at the limit of `budget`.
+
+    Going on after that is a `MethodError` with the method's name. Inside `paused()` nothing is counted.
+    """
+
+    def __init__(self, budget: Budget, owner: str, device: torch.device | None = None) -> None:
+        self.budget = budget
+        self.owner = owner
+        self.counts = Counts()
+        self.ended = False
+        self._device = device or torch.device("cpu")
+        self._pauses = 0
+        self._depth = 0
+        self._started: float | None = None
+        _METERS[id(self)] = self
+
+    @property
+    def used(self) -> float:
+        """Used work in the primary currency."""
+        if self.budget.currency == "passes":
+            return self.counts.passes
+        if self.budget.currency == "tokens":
+            return float(self.counts.tokens)
+        return self.seconds
+
+    @property
+    def progress(self) -> float:
+        """Used share of the budget, in [0, 1]."""
+        return min(1.0, self.used / self.budget.limit)
+
+    @property
+    def seconds(self) -> float:
+        running = time.perf_counter() - self._started if self._started is not None else 0.0
+        return self.counts.seconds + running
+
+    def attach(self, model: nn.Module) -> nn.Module:
+        """Count the passes of `model`, its direct children and all copies of them; returns `model`."""
+        total = sum(parameter.numel() for parameter in model.parameters()) or 1
+        _Hook(self, 1.0, is_root=True).register(model)
+        for child in model.children():
+            share = sum(parameter.numel() for parameter in child.parameters()) / total
+            if share:
+                _Hook(self, share, is_root=False).register(child)
+        return model
+
+    def charge(self, forward: float = 0.0, backward: float = 0.0, tokens: int = 0) -> None:
+        """Count work; raise before it is done when it would exceed the limit."""
+        if self._pauses:
+            return
+        if self.ended:
+            raise MethodError(
+                f"method '{self.owner}' went on after its budget of {self.budget.limit:g} {self.budget.currency} was "
+                "used up. Let BudgetExhausted pass, or stop when view.progress reaches 1."
+            )
+        counts, limit = self.counts, self.budget.limit
+        if self.budget.currency == "passes":
+            over = counts.forward + forward + 2.0 * (counts.backward + backward) > limit
+        elif self.budget.currency == "tokens":
+            over = counts.tokens + tokens > limit
+        else:
+            over = self.seconds >= limit
+        if over:
+            self.ended = True
+            raise BudgetExhausted
+        counts.forward += forward
+        counts.backward += backward
+        counts.tokens += tokens
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Off the meter and off the clock: for the harness's own evaluation."""
+        was_running = self._started is not None
+        if was_running:
+            self._stop()
+        self._pauses += 1
+        try:
+            yield
+        finally:
+            self._pauses -= 1
+            if was_running:
+                self._start()
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """On the clock: the method's own work."""
+        self._start()
+        try:
+            yield
+        finally:
+            self._stop()
+
+    def _start(self) -> None:
+        self._started = time.perf_counter()
+
+    def _stop(self) -> None:
+        if self._started is not None:
+            if self._device.type == "cuda":
+                torch.cuda.synchronize(self._device)
+            self.counts.seconds += time.perf_counter() - self._started
+            self._started = None
+
+    def state(self) -> dict[str, float]:
+        """The counts, for a checkpoint."""
+        return {item.name: getattr(self.counts, item.name) for item in fields(Counts)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.counts = Counts(**state)
+
+
+class _Hook:
+    """Counts one module. Copying and pickling keep the meter, so that copies of the module count as well."""
+
+    def __init__(self, meter: Meter, share: float, is_root: bool) -> None:
+        self.meter = meter
+        self.share = share
+        self.is_root = is_root
+
+    def register(self, module: nn.Module) -> None:
+        module.register_forward_pre_hook(_Before(self), with_kwargs=True)
+        module.register_forward_hook(_After(self), always_call=True)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Hook:
+        return self
+
+    def __reduce__(self) -> Any:
+        return _same_hook, (id(self.meter), self.share, self.is_root)
+
+
+def _same_hook(meter: int, share: float, is_root: bool) -> _Hook:
+    return _Hook(_METERS[meter], share, is_root)
+
+
+class _Before:
+    __slots__ = ("hook",)
+
+    def __init__(self, hook: _Hook) -> None:
+        self.hook = hook
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        hook, meter = self.hook, self.hook.meter
+        depth = meter._depth
+        meter._depth = depth + 1
+        if not meter._pauses and (hook.is_root or depth == 0):
+            meter.charge(forward=_batch_size(args, kwargs) * hook.share)
+
+
+class _After:
+    __slots__ = ("hook",)
+
+    def __init__(self, hook: _Hook) -> None:
+        self.hook = hook
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        hook, meter = self.hook, self.hook.meter
+        meter._depth -= 1
+        if meter._pauses or not (hook.is_root or meter._depth == 0) or not torch.is_grad_enabled():
+            return
+        tensor = _differentiable(output)
+        if tensor is not None:
+            share = hook.share
+
+            def count(gradient: Tensor) -> None:
+                meter.charge(backward=len(gradient) * share if gradient.dim() else share)
+
+            tensor.register_hook(count)
+
+
+def _batch_size(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    for value in args:
+        if isinstance(value, Tensor) and value.dim():
+            return value.shape[0]
+    for value in kwargs.values():
+        if isinstance(value, Tensor) and value.dim():
+            return value.shape[0]
+    return 1
+
+
+def _differentiable(output: Any) -> Tensor | None:
+    """The output, or its first tensor, through which a gradient can flow."""
+    if isinstance(output, Tensor):
+        return output if output.requires_grad else None
+    if isinstance(output, dict):
+        output = output.values()
+    if isinstance(output, (list, tuple)) or hasattr(output, "__iter__"):
+        for item in output:
+            found = _differentiable(item)
+            if found is not None:
+                return found
+    return None
+
+
+def peak_memory_mb() -> float:
+    """The peak resident set of this process so far, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1024 * 1024 if sys.platform == "darwin" else 1024)

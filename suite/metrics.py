@@ -1,0 +1,31 @@
+"""Metrics by name: what is computed from predictions and labels, and which direction is better.
+
+Values are fractions; pages show error and accuracy in per cent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Metric:
+    name: str
+    title: str
+    better: Literal["lower", "higher"]
+    percent: bool = True
+
+
+METRICS: Mapping[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("error", "Error", "lower"),
+        Metric("accuracy", "Accuracy", "higher"),
+        Metric("worst_group_error", "Worst-domain error", "lower"),
+        Metric("nll", "Negative log-likelihood", "lower", percent=False),
+        Metric("brier", "Brier score", "lower", percent=False),
+        Metric("ece", "Expected calibration error", "lower"),
+    )
+}

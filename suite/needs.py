@@ -1,0 +1,21 @@
+"""What a method may ask of a task. The harness grants only what is declared, and the board groups by it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+NEEDS: Mapping[str, str] = {
+    "norm-layers": "a source model with batch, group or layer normalisation",
+    "batch-norm": "a source model with batch normalisation",
+    "source-statistics": "statistics of source features, computed by the harness",
+    "source-unlabeled": "source images without labels",
+    "source-data": "labelled source data while adapting",
+    "domain-boundaries": "being told when the domain changes",
+    "strong-augmentation": "a strong view of every input, beside the weak one",
+}
+
+
+def missing_needs(needs: Iterable[str], grants: Iterable[str]) -> list[str]:
+    """The declared needs that are not granted, in their declared order."""
+    granted = set(grants)
+    return [need for need in needs if need not in granted]

@@ -1,0 +1,75 @@
+"""What is there and what is missing: the state of every run of a matrix."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from . import registry
+from .errors import RecordError
+from .files import locked
+from .prepare import bundle_folder
+from .spec import RunSpec
+from .store import Store
+
+
+@dataclass(frozen=True)
+class State:
+    """One run: `state` is ok, failed, timeout, oom, broken (file), running, or missing; `detail` says why."""
+
+    spec: RunSpec
+    state: str
+    detail: str = ""
+
+
+def states(specs: Iterable[RunSpec], store: Store) -> list[State]:
+    return [_state(spec, store) for spec in specs]
+
+
+def _state(spec: RunSpec, store: Store) -> State:
+    try:
+        record = store.read(spec)
+    except RecordError as error:
+        return State(spec, "broken", str(error))
+    if record is not None:
+        return State(spec, record.status, record.reason)
+    claim = store.work(spec) / "claim"
+    if claim.exists():
+        with locked(claim, wait=False) as free:
+            if not free:
+                return State(spec, "running")
+    return State(spec, "missing")
+
+
+def matrix(rows: Sequence[State]) -> list[tuple[str, str, Counter[str]]]:
+    """(task, method, state -> number of seeds) in the order of the suite."""
+    cells: dict[tuple[str, str], Counter[str]] = {}
+    for row in rows:
+        cells.setdefault((row.spec.task.name, row.spec.method.name), Counter())[row.state] += 1
+    return [(task, method, counts) for (task, method), counts in cells.items()]
+
+
+@dataclass(frozen=True)
+class Need:
+    """A data set or bundle that has to be made before the runs; `size` in bytes where known."""
+
+    kind: str
+    name: str
+    size: int | None
+
+
+def needs(specs: Iterable[RunSpec]) -> list[Need]:
+    """What has to be fetched or built before these runs can start."""
+    from .data import Data
+    from .places import data_folder
+
+    data = Data(data_folder())
+    tasks = [registry.get("task", name) for name in dict.fromkeys(spec.task.name for spec in specs)]
+    found = [
+        Need("fetch", name, getattr(data.describe(name), "size", None))
+        for name in dict.fromkeys(item for task in tasks for item in task.options["data"])
+        if not data.present(name)
+    ]
+    bundles = {str(folder.path): task for task in tasks for folder in [bundle_folder(task)] if not folder.exists}
+    return found + [Need("build", task.name, None) for task in bundles.values()]

@@ -1,0 +1,99 @@
+"""Preparation: the bundles that runs need are built once, before the runs, each in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from . import registry
+from .bundle import BundleFolder, source_key, write_bundle
+from .errors import SelfbenchError
+from .files import locked
+from .places import cache_folder, data_folder
+
+
+def bundle_folder(task: registry.Entry) -> BundleFolder:
+    """Where the bundle of `task` lies or will lie: keyed by its name, the source of its room, and its data sets."""
+    from .data import Data
+
+    name = task.options["bundle"] or task.name
+    data = Data(data_folder())
+    described = {item: data.describe(item) for item in task.options["data"]}
+    key = hashlib.sha256(
+        json.dumps([name, source_key(task.file, registry.PACKAGE), described], sort_keys=True, default=str).encode()
+    ).hexdigest()[:12]
+    return BundleFolder(cache_folder() / "bundles" / f"{name}-{key}")
+
+
+def fetch_missing(tasks: Iterable[registry.Entry], progress: Callable[[str], None]) -> None:
+    """Fetch the data sets that `tasks` need and that are not here; raises `DataMissing` for those by hand."""
+    from .data import Data
+
+    data = Data(data_folder())
+    for name in dict.fromkeys(item for task in tasks for item in task.options["data"]):
+        if not data.present(name):
+            progress(f"fetching {name}")
+            data.fetch(name)
+
+
+def is_whole(folder: BundleFolder) -> bool:
+    """Whether a bundle is there with the content that was built."""
+    return folder.exists and not folder.damaged()
+
+
+def write_request(task: registry.Entry, folder: Path) -> Path:
+    """The file that tells a preparing process which bundle to build."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{task.name}.json"
+    file.write_text(json.dumps({"task": task.name, "status": str(folder / f"{task.name}.status")}))
+    return file
+
+
+def main(request: Path) -> int:
+    """Build the bundle named in `request`; in the preparing process. Leaves progress and errors in a status file."""
+    asked: dict[str, Any] = json.loads(request.read_text())
+    status = Path(asked["status"])
+
+    def tell(text: str) -> None:
+        with contextlib.suppress(OSError):
+            status.write_text(json.dumps({"progress": text}))
+
+    try:
+        build(registry.get("task", asked["task"]), tell)
+    except Exception as error:
+        traceback.print_exc()
+        prefix = "" if isinstance(error, SelfbenchError) else f"{type(error).__name__}: "
+        status.write_text(json.dumps({"error": f"{prefix}{error}"}))
+        return 1
+    return 0
+
+
+def build(entry: registry.Entry, tell: Callable[[str], None] = lambda _: None) -> BundleFolder:
+    """Build the bundle of a task unless it is whole; two builders of one bundle wait for each other."""
+    from .data import Data
+    from .pretrain import check_gate
+
+    folder = bundle_folder(entry)
+    with locked(folder.path.parent / f".{folder.path.name}.lock"):
+        if is_whole(folder):
+            return folder
+        if folder.path.exists():
+            print(f"{folder.path} is damaged: building it again", file=sys.stderr)
+            shutil.rmtree(folder.path)
+        tell("building")
+        started = time.perf_counter()
+        task = entry.load()()
+        task.tell = tell
+        bundle = task.build(Data(data_folder()))
+        facts = dict(bundle.facts) | {"build_seconds": round(time.perf_counter() - started, 3)}
+        bundle.facts = facts
+        check_gate(task, facts)
+        return write_bundle(folder.path, bundle)

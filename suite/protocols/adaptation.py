@@ -1,0 +1,180 @@
+"""The protocol `adaptation`: few labels, an unlabelled pool, and a budget; the last (or selected) predictor is scored.
+
+`AdaptationTask` is what a task author writes, `AdaptationMethod` what a method author writes: mostly one function,
+`loss(labeled, unlabeled)`. The loop in `adaptation_loop.py` does optimiser, schedule, precision, weight averaging,
+evaluation and checkpoints, the same for every method. Hidden labels stay with the scorer, in another process.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..bundle import Array, Bundle, BundleFolder
+from ..hyper import hyper
+from ..scoring import Scores, score_classification
+
+if TYPE_CHECKING:
+    from ..data import Data
+    from .adaptation_loop import View
+
+Augmentation = Callable[[Tensor, torch.Generator], Tensor]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How every method of a task is trained, the supervised baseline included.
+
+    `lr` falls by cosine to `lr * cos(7 pi / 16)` over the budget; `ema` is the decay of the averaged weights that
+    are evaluated (0 evaluates the trained weights themselves); `points` is the number of evaluations.
+    """
+
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = 0.03
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    batch_size: int = 64
+    ema: float = 0.999
+    points: int = 10
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which examples are which in one run: index arrays into the public arrays, and the classes that may be seen."""
+
+    labeled: Array
+    labels: Array
+    unlabeled: Array
+    validation: Array
+    test: Array
+
+    def __post_init__(self) -> None:
+        if len(self.labeled) != len(self.labels):
+            raise ValueError("every labelled example needs its label")
+        seen = np.concatenate([self.labeled, self.unlabeled, self.validation])
+        if np.intersect1d(seen, self.test).size:
+            raise ValueError("test examples may not be among those a method is shown")
+
+
+class AdaptationTask:
+    """An adaptation task: data, split, model, augmentations, recipe, metric."""
+
+    n_classes: ClassVar[int]
+    recipe: ClassVar[Recipe] = Recipe()
+    cached_passes: ClassVar[float] = 0.0
+    """Example passes that one handed-out example stands for when its features come from a cache of a frozen model."""
+
+    def build(self, data: Data) -> Bundle:
+        """Decode the data; runs once, in a process of its own."""
+        raise NotImplementedError
+
+    def model(self) -> nn.Module:
+        """A freshly initialised model, inputs (B, ...) -> logits (B, K); the harness seeds it."""
+        raise NotImplementedError
+
+    def split(self, bundle: BundleFolder, seed: int) -> Split:
+        """The split of one run, equal for all methods. Called by the scorer; it may read labels, to balance."""
+        raise NotImplementedError
+
+    def inputs(self, public: Mapping[str, Array], indices: Array) -> Tensor:
+        """The examples `indices` as a preprocessed tensor (B, ...); must be a pure function."""
+        raise NotImplementedError
+
+    def labels(self, private: Mapping[str, Array], indices: Array) -> Array:
+        """The true classes (N,) of the examples `indices`; called by the scorer alone."""
+        return private["labels"][indices]
+
+    def weak(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
+        """The weak augmentation of a batch, on its device; all randomness from `generator`."""
+        return inputs
+
+    def strong(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
+        """The strong augmentation of a batch; a task that has one grants `strong-augmentation`."""
+        raise NotImplementedError
+
+    def score(self, logits: Array, labels: Array) -> Scores:
+        """Metrics from predictions (N, K) and classes (N,)."""
+        return score_classification(logits, labels)
+
+
+class Batch:
+    """A batch of inputs with its views; each view is computed at most once, when it is asked for.
+
+    `x` (B, ...) are the inputs as they are, `weak` and `strong` their augmentations. Random numbers of a view depend
+    on the run's seed, the step and the view alone, so that asking for one view cannot disturb another.
+    """
+
+    def __init__(self, x: Tensor, weak: Augmentation, strong: Augmentation, generators: Callable[[str], Any]) -> None:
+        self.x = x
+        self._weak = weak
+        self._strong = strong
+        self._generators = generators
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @functools.cached_property
+    def weak(self) -> Tensor:
+        return self._weak(self.x, self._generators("weak"))
+
+    @functools.cached_property
+    def weak2(self) -> Tensor:
+        """A second, independent weak view."""
+        return self._weak(self.x, self._generators("weak2"))
+
+    @functools.cached_property
+    def strong(self) -> Tensor:
+        return self._strong(self.x, self._generators("strong"))
+
+
+class LabeledBatch(Batch):
+    """A batch with its classes `y` (B,)."""
+
+    def __init__(
+        self, x: Tensor, y: Tensor, weak: Augmentation, strong: Augmentation, generators: Callable[[str], Any]
+    ) -> None:
+        super().__init__(x, weak, strong, generators)
+        self.y = y
+
+
+@dataclass
+class AdaptationMethod:
+    """A method for few labels and many unlabelled examples: a dataclass whose fields are its hyper-parameters.
+
+    Most methods write `loss` alone. `unlabeled_ratio` says how many unlabelled examples a step takes per labelled
+    one; 0 means none are drawn. A method with rounds of its own overrides `fit`.
+    """
+
+    lr_scale: float = hyper(1.0, low=0.1, high=10.0, log=True, help="learning rate as a multiple of the task's recipe")
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    def unlabeled_ratio(self) -> int:
+        """Unlabelled examples per labelled one in a step."""
+        return 0
+
+    def setup(self, model: nn.Module, view: View) -> None:
+        """Prepare for training; keep the model as `self.model`."""
+        self.model = model
+        self.view = view
+
+    def loss(self, labeled: LabeledBatch, unlabeled: Batch) -> Tensor:
+        """The scalar loss of one step. `unlabeled` is empty (length 0) when `unlabeled_ratio` is 0."""
+        raise NotImplementedError
+
+    def after_step(self) -> None:
+        """Called after every optimiser step; a teacher follows its student here."""
+
+    def predictor(self) -> nn.Module | None:
+        """The module to evaluate; None stands for the harness's averaged weights of `self.model`."""
+        return None
+
+    def fit(self, view: View) -> None:
+        """Use the budget; by default the harness's training loop over `loss`."""
+        view.train(self)

@@ -1,0 +1,97 @@
+"""What the loops of all protocols share: device, precision, checks of predictions, progress, checkpoints."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import checkpoint
+from ..errors import MethodError
+from ..spec import RunSpec
+from ..wire import Wire
+
+_PROGRESS_EVERY = 0.5
+
+
+@dataclass
+class Context:
+    """The surroundings of one run in the method's process.
+
+    `checkpoint_seconds` is the time between checkpoints; it changes no result. 0 makes one at every chance.
+    """
+
+    spec: RunSpec
+    device: torch.device
+    wire: Wire
+    work: Path
+    checkpoint_seconds: float = 30.0
+    resumed: int = 0
+    _last_progress: float = 0.0
+    _last_checkpoint: float = field(default_factory=time.monotonic)
+
+    def progress(self, share: float) -> None:
+        """Leave the done share of the run where the engine reads it; at most twice a second."""
+        now = time.monotonic()
+        if now - self._last_progress >= _PROGRESS_EVERY:
+            self._last_progress = now
+            with contextlib.suppress(OSError):
+                (self.work / "progress").write_text(f"{share:.4f}")
+
+    def checkpoint_due(self) -> bool:
+        return time.monotonic() - self._last_checkpoint >= self.checkpoint_seconds
+
+    def save_checkpoint(self, state: Mapping[str, Any], step: int) -> None:
+        """The scorer saves what it holds first, then the method's side follows: neither is ever ahead of its data."""
+        self.wire.send("checkpoint", step=step)
+        reply = self.wire.receive()
+        if reply is None or reply.kind != "saved":
+            raise MethodError("the scorer has gone")
+        state = dict(state) | {"resumed": self.resumed}
+        # A full disk costs the checkpoint, not the run.
+        with contextlib.suppress(OSError):
+            checkpoint.save(self.work / "checkpoint.pt", state, self.device)
+        self._last_checkpoint = time.monotonic()
+
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        state = checkpoint.load(self.work / "checkpoint.pt", self.device)
+        if state is not None:
+            self.resumed = int(state["resumed"]) + 1
+        return state
+
+
+def autocast(context: Context) -> contextlib.AbstractContextManager[Any]:
+    """bf16 where the spec declares it; nothing otherwise."""
+    if context.spec.precision == "bf16":
+        return torch.autocast(context.device.type, dtype=torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+def prepare_torch(spec: RunSpec) -> torch.device:
+    """Set threads, determinism and precision for one run in this process; returns its device."""
+    torch.set_num_threads(spec.threads)
+    torch.use_deterministic_algorithms(True)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    allow = spec.precision == "tf32"
+    torch.backends.cuda.matmul.allow_tf32 = allow
+    torch.backends.cudnn.allow_tf32 = allow
+    torch.backends.cudnn.benchmark = False
+    return torch.device(spec.device)
+
+
+def as_logits(value: Any, n: int, n_classes: int, owner: str, where: str) -> Tensor:
+    """`value` as float32 logits (n, n_classes); raises `MethodError` that says what was expected."""
+    if not isinstance(value, Tensor):
+        raise MethodError(f"method '{owner}' returned a {type(value).__name__} for {where}; logits are a tensor (B, K)")
+    if tuple(value.shape) != (n, n_classes):
+        raise MethodError(
+            f"method '{owner}' returned logits of shape {tuple(value.shape)} for {where}; expected ({n}, {n_classes})"
+        )
+    return value.detach().float()

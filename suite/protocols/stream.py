@@ -1,0 +1,125 @@
+"""The protocol `stream`: a model meets unlabelled batches in order, once, and predicts each before seeing the next.
+
+`StreamTask` is what a task author writes, `StreamMethod` what a method author writes. The loop that joins them is
+in `stream_loop.py`; labels and domains stay with the scorer, in another process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..bundle import Array, Bundle, BundleFolder
+from ..scoring import Scores, score_classification
+
+if TYPE_CHECKING:
+    from ..data import Data
+
+
+@dataclass(frozen=True)
+class Stream:
+    """An immutable, hashed order: which images come when, in which batches.
+
+    `indices` (N,) into the public arrays, `cuts` (T + 1,) from 0 to N: batch t is `indices[cuts[t]:cuts[t + 1]]`;
+    `domains` (N,) into `domain_names`, known to the scorer alone.
+    """
+
+    indices: Array
+    cuts: Array
+    domains: Array
+    domain_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.cuts[0] != 0 or self.cuts[-1] != len(self.indices) or np.any(np.diff(self.cuts) <= 0):
+            raise ValueError("cuts must rise strictly from 0 to the length of the stream")
+        if len(self.domains) != len(self.indices):
+            raise ValueError("every image of the stream needs a domain")
+        for array in (self.indices, self.cuts, self.domains):
+            array.setflags(write=False)
+
+    @property
+    def sha256(self) -> str:
+        digest = hashlib.sha256()
+        for array in (self.indices, self.cuts, self.domains):
+            digest.update(np.ascontiguousarray(array, dtype="<i8").tobytes() + b"|")
+        digest.update("\0".join(self.domain_names).encode())
+        return digest.hexdigest()
+
+
+def even_cuts(n: int, batch_size: int) -> Array:
+    """Cuts of n images into batches of `batch_size`; the last one may be shorter."""
+    return np.append(np.arange(0, n, batch_size), n)
+
+
+class StreamTask:
+    """A stream task: data, source model, order, metric."""
+
+    n_classes: ClassVar[int]
+    clean_error: ClassVar[tuple[float, float]]
+    """The range in which the source model's measured clean error must lie (fact `clean_error` of the bundle)."""
+
+    def build(self, data: Data) -> Bundle:
+        """Decode the data and train or load the source model; runs once, in a process of its own."""
+        raise NotImplementedError
+
+    def model(self) -> nn.Module:
+        """The architecture of the source model, (B, C, H, W) -> logits (B, K); the harness loads the weights."""
+        raise NotImplementedError
+
+    def stream(self, bundle: BundleFolder, seed: int) -> Stream:
+        """The order of one run. Called by the scorer; it may read labels, for sorted and correlated orders."""
+        raise NotImplementedError
+
+    def images(self, public: Mapping[str, Array], indices: Array) -> Tensor:
+        """The images `indices` as a preprocessed float tensor (B, C, H, W); must be a pure function."""
+        raise NotImplementedError
+
+    def labels(self, private: Mapping[str, Array], indices: Array) -> Array:
+        """The true classes (N,) of the images `indices`; called by the scorer alone."""
+        return private["labels"][indices]
+
+    def score(self, logits: Array, labels: Array, domains: Array, domain_names: tuple[str, ...]) -> Scores:
+        """Metrics over the whole stream and by domain, from sealed logits (N, K)."""
+        return score_classification(logits, labels, domains, domain_names)
+
+
+@dataclass
+class Source:
+    """What the harness hands to `StreamMethod.setup` beside the model.
+
+    `generator` is the method's own random stream, on the run's device.
+    """
+
+    n_classes: int
+    device: torch.device
+    generator: torch.Generator
+
+
+@dataclass
+class StreamMethod:
+    """A method for streams: a dataclass whose fields are its hyper-parameters.
+
+    `setup` is called once with the source model in eval mode, on the run's device; `predict` then batch by batch. The
+    returned logits are sealed before the next batch is shown. When the budget is used up, the rest of the stream is
+    predicted by `predictor()` as it then stands, off the meter.
+    """
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    def setup(self, model: nn.Module, source: Source) -> None:
+        """Prepare for the stream; keep the model as `self.model`."""
+        self.model = model
+
+    def predict(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) -> logits (B, K); may adapt before or after predicting."""
+        raise NotImplementedError
+
+    def predictor(self) -> nn.Module:
+        """The module that predicts when adaptation has ended."""
+        return self.model

@@ -1,0 +1,101 @@
+"""The loop of the protocol `stream`: runs in the method's process and sends sealed predictions to the scorer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import checkpoint
+from ..bundle import Array
+from ..errors import BudgetExhausted, MethodError
+from ..meter import Meter
+from ..seeds import derive
+from .context import Context, as_logits, autocast
+from .stream import Source, StreamMethod, StreamTask
+
+_FLUSH = 16
+"""On a GPU, sealed logits stay on the device for so many batches, so that no step waits for the host."""
+
+
+def run_stream(
+    method: StreamMethod,
+    task: StreamTask,
+    public: Mapping[str, Array],
+    weights: Mapping[str, Tensor],
+    indices: Array,
+    cuts: Array,
+    meter: Meter,
+    context: Context,
+) -> None:
+    """Show every batch once, in order; the logits of batch t are sealed before batch t + 1 is read."""
+    device = context.device
+    model = task.model()
+    model.load_state_dict(dict(weights))
+    model.to(device).eval()
+    meter.attach(model)
+    torch.manual_seed(derive(context.spec.seed, "method"))
+    generator = torch.Generator(device).manual_seed(derive(context.spec.seed, "method", "generator"))
+    with meter.running():
+        try:
+            method.setup(model, Source(task.n_classes, device, generator))
+        except BudgetExhausted:
+            raise MethodError(f"method '{meter.owner}' used up its budget before the stream began") from None
+    start = 0
+    state = context.load_checkpoint()
+    if state is not None:
+        checkpoint.restore(method, state["method"])
+        meter.restore(state["meter"])
+        start = int(state["batch"])
+        meter.ended = bool(state["ended"])
+    sealer = _Sealer(context, task.n_classes, device)
+    predict: Callable[[Tensor], Tensor] = method.predict
+    total = len(cuts) - 1
+    for batch in range(start, total):
+        images = task.images(public, indices[cuts[batch] : cuts[batch + 1]]).to(device)
+        if not meter.ended:
+            try:
+                with meter.running(), autocast(context):
+                    logits = predict(images)
+            except BudgetExhausted:
+                pass
+        if meter.ended:
+            logits = _frozen(method.predictor(), images, meter, context)
+        sealer.add(batch, as_logits(logits, len(images), task.n_classes, meter.owner, f"batch {batch}"))
+        context.progress((batch + 1) / total)
+        if batch + 1 < total and context.checkpoint_due():
+            sealer.flush()
+            state = {"method": checkpoint.capture(method), "meter": meter.state(), "batch": batch + 1,
+                     "ended": meter.ended}  # fmt: skip
+            context.save_checkpoint(state, step=batch + 1)
+    sealer.flush()
+
+
+def _frozen(model: nn.Module, images: Tensor, meter: Meter, context: Context) -> Tensor:
+    """Predict with what stands when the budget is used up."""
+    with meter.paused(), torch.no_grad(), autocast(context):
+        return model(images)  # type: ignore[no-any-return]
+
+
+class _Sealer:
+    """Sends logits to the scorer: at once on the CPU, in groups on a GPU."""
+
+    def __init__(self, context: Context, n_classes: int, device: torch.device) -> None:
+        self._context = context
+        self._capacity = 1 if device.type == "cpu" else _FLUSH
+        self._waiting: list[tuple[int, Any]] = []
+
+    def add(self, batch: int, logits: Tensor) -> None:
+        if self._capacity == 1:
+            self._context.wire.seal(batch, logits.numpy())
+            return
+        self._waiting.append((batch, logits.clone()))
+        if len(self._waiting) >= self._capacity:
+            self.flush()
+
+    def flush(self) -> None:
+        for batch, logits in self._waiting:
+            self._context.wire.seal(batch, logits.cpu().numpy())
+        self._waiting.clear()

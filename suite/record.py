@@ -1,0 +1,143 @@
+"""The record of one run: schema, digest, migrations. One JSON file, immutable once written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_core import from_json
+
+from .errors import RecordError
+from .spec import Frozen, RunSpec, canonical
+
+RECORD_VERSION = 1
+Status = Literal["ok", "failed", "timeout", "oom"]
+
+
+class Point(Frozen):
+    """One point of a curve: where in the run it was taken, and the scores there.
+
+    `x` is the used primary currency (adaptation, policy) or the index of the last image (stream).
+    """
+
+    x: float
+    values: dict[str, float]
+
+
+class Cost(Frozen):
+    """Counted work and measured resources; evaluation is off the clock.
+
+    `passes` = forward + 2 * backward, in example passes. Seconds are wall seconds of the method's own work,
+    `setup_seconds` the harness's around it. Memory is the peak resident set of the method process in MiB.
+    """
+
+    forward: float = 0
+    backward: float = 0
+    passes: float = 0
+    tokens: int = 0
+    labels: int = 0
+    validation_calls: int = 0
+    seconds: float = 0
+    gpu_seconds: float = 0
+    setup_seconds: float = 0
+    peak_memory_mb: float = 0
+    peak_gpu_memory_mb: float = 0
+
+
+class Provenance(Frozen):
+    """Where the numbers came from."""
+
+    created: str
+    selfbench: str
+    git_commit: str | None = None
+    git_dirty: bool | None = None
+    method_sha256: str
+    task_sha256: str
+    bundle_sha256: str
+    stream_sha256: str | None = None
+    python: str
+    packages: dict[str, str]
+    platform: str
+    processor: str
+    gpu: str | None = None
+    command: str
+    attempt: int = 1
+    resumed: int = 0
+
+
+class Record(Frozen):
+    """The immutable result of one run.
+
+    `metrics` holds one number per metric over the whole evaluation set, `groups` the same by domain or class,
+    `primary` the metric that ranks. `diagnostics` are computed by the scorer and were never shown to the method.
+    """
+
+    schema_version: int = RECORD_VERSION
+    run_id: str
+    spec: RunSpec
+    status: Status
+    reason: str = ""
+    primary: str
+    metrics: dict[str, float] = Field(default_factory=dict)
+    n: int = 0
+    groups: dict[str, dict[str, float]] = Field(default_factory=dict)
+    curve: list[Point] = Field(default_factory=list)
+    diagnostics: dict[str, float] = Field(default_factory=dict)
+    budget_used_up: bool = False
+    predictions_sha256: str | None = None
+    cost: Cost = Cost()
+    provenance: Provenance
+
+    def results(self) -> dict[str, Any]:
+        """What equal specs must reproduce exactly on the CPU: everything but measured resources and provenance."""
+        data = self.model_dump(mode="json", exclude={"provenance", "cost"})
+        counted = {"forward", "backward", "passes", "tokens", "labels", "validation_calls"}
+        return data | {"cost": self.cost.model_dump(include=counted)}
+
+
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+"""Pure functions from the data of schema version n to that of n + 1."""
+
+
+def encode(record: Record) -> bytes:
+    """Serialise with the digest of the content, so that a torn or edited file cannot pass for a record."""
+    data = record.model_dump(mode="json")
+    digest = hashlib.sha256(canonical(data)).hexdigest()
+    return json.dumps(data | {"sha256": digest}, indent=1, sort_keys=True, allow_nan=False).encode() + b"\n"
+
+
+def decode(raw: bytes, where: str = "record") -> Record:
+    """Parse and verify one record file; raise `RecordError` that says what is wrong with which file."""
+    return decode_with_json(raw, where)[0]
+
+
+def decode_with_json(raw: bytes, where: str = "record") -> tuple[Record, bytes]:
+    """`decode`, and the record's canonical JSON, which verifying it makes anyway."""
+    try:
+        data = from_json(raw)
+        claimed = data.pop("sha256")
+        version = int(data["schema_version"])
+        content = canonical(data)
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise RecordError(f"{where} is no record ({type(error).__name__}: {error}). Remove it and run again.") from None
+    if hashlib.sha256(content).hexdigest() != claimed:
+        raise RecordError(f"{where} does not match its digest: it was altered after the run. Remove it and run again.")
+    if version > RECORD_VERSION:
+        raise RecordError(f"{where} has schema {version}, this selfbench reads up to {RECORD_VERSION}: upgrade it.")
+    if version < RECORD_VERSION:
+        while version < RECORD_VERSION:
+            data, version = MIGRATIONS[version](data), version + 1
+        content = canonical(data)
+    try:
+        record = Record.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise RecordError(f"{where}: field '{place}': {first['msg']}.") from None
+    # Hashing the spec as written is twice as fast as dumping the validated one, and nearly always the same.
+    if hashlib.sha256(canonical(data["spec"])).hexdigest()[:16] != record.run_id != record.spec.run_id:
+        raise RecordError(f"{where} names run {record.run_id}, but its spec is run {record.spec.run_id}.")
+    return record, content

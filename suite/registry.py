@@ -1,0 +1,313 @@
+"""Methods and tasks by name, without importing them.
+
+A registered class is declared by a decorator with literal arguments. Listing reads those arguments from the parsed
+source (`ast`), so that neither the file nor torch is imported until a run needs the class. Places that are searched:
+the rooms `methods/` and `tasks/` of this package, the folders in `$SELFBENCH_PATH`, and the installed entry points of
+the groups `selfbench.methods` and `selfbench.tasks`.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from .errors import SelfbenchError, UsageError, did_you_mean
+from .hyper import check_value
+
+Kind = Literal["method", "task"]
+PACKAGE = Path(__file__).resolve().parent.parent
+PROTOCOLS = ("stream", "adaptation", "policy")
+_BASES = {
+    "StreamMethod": ("protocols/stream.py", "stream"),
+    "AdaptationMethod": ("protocols/adaptation.py", "adaptation"),
+}
+_Class = TypeVar("_Class", bound=type)
+
+
+class RegistryError(SelfbenchError):
+    """A registration that cannot be read, or one name registered twice."""
+
+
+@dataclass(frozen=True)
+class Hyper:
+    """One hyper-parameter as declared: default, bounds, search range."""
+
+    name: str
+    default: Any
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    choices: tuple[Any, ...] | None = None
+    help: str = ""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One registered class as read from its source file."""
+
+    kind: Kind
+    name: str
+    qualname: str
+    file: Path
+    module: str | None
+    doc: str
+    options: Mapping[str, Any]
+    hypers: tuple[Hyper, ...] = ()
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def protocol(self) -> str:
+        return str(self.options["protocol"])
+
+    @property
+    def version(self) -> str:
+        return str(self.options.get("version", "1"))
+
+    @property
+    def summary(self) -> str:
+        return self.doc.strip().split("\n")[0]
+
+    @property
+    def source_sha256(self) -> str:
+        return hashlib.sha256(self.file.read_bytes()).hexdigest()
+
+    def load(self) -> type:
+        """Import the file and return the class."""
+        module = importlib.import_module(self.module) if self.module else _import_file(self.file)
+        return getattr(module, self.qualname)  # type: ignore[no-any-return]
+
+    def params(self, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """All hyper-parameters with `given` over the defaults, checked against their bounds."""
+        known = {item.name: item for item in self.hypers}
+        result = {item.name: item.default for item in self.hypers}
+        for name, value in (given or {}).items():
+            if name not in known:
+                have = ", ".join(known) or "none"
+                raise UsageError(
+                    f"{self.kind} '{self.name}' has no hyper-parameter '{name}' (it has: {have})."
+                    f"{did_you_mean(name, known)}"
+                )
+            item = known[name]
+            rule = {"low": item.low, "high": item.high, "choices": item.choices}
+            result[name] = check_value(f"{self.kind} '{self.name}'", name, value, item.default, rule)
+        return result
+
+
+def register_method(
+    name: str,
+    *,
+    family: str,
+    protocol: str,
+    paper: str,
+    needs: tuple[str, ...] = (),
+    version: str = "1",
+) -> Callable[[_Class], _Class]:
+    """Register a method class. All arguments must be literals.
+
+    `family` is the idea it belongs to, `paper` its source (`arXiv:...`, a DOI, or `-`), `needs` what it asks of a
+    task (see docs/architecture.md); raise `version` whenever its results change.
+    """
+    return _mark("method", name, {"family": family, "protocol": protocol, "paper": paper, "needs": needs,
+                                  "version": version})  # fmt: skip
+
+
+def register_task(
+    name: str,
+    *,
+    protocol: str,
+    version: str,
+    metric: str,
+    title: str,
+    budget: Mapping[str, Any],
+    data: tuple[str, ...],
+    grants: tuple[str, ...] = (),
+    tags: tuple[str, ...] = (),
+    selection: str = "last",
+    bundle: str | None = None,
+) -> Callable[[_Class], _Class]:
+    """Register a task class. All arguments must be literals.
+
+    `metric` names the primary one, `budget` is the standard budget of a run (fields of `Budget`), `data` the data
+    sets it needs, `grants` what it offers to methods, `selection` its standard rule, `bundle` the name of the bundle
+    that it shares with other tasks of its file; any change of the protocol raises `version`, and the board never mixes
+    versions.
+    """
+    options = {"protocol": protocol, "version": version, "metric": metric, "title": title, "budget": dict(budget),
+               "data": data, "grants": grants, "tags": tags, "selection": selection, "bundle": bundle}  # fmt: skip
+    return _mark("task", name, options)
+
+
+def _mark(kind: Kind, name: str, options: dict[str, Any]) -> Callable[[_Class], _Class]:
+    if options["protocol"] not in PROTOCOLS:
+        raise RegistryError(
+            f"{kind} '{name}': unknown protocol '{options['protocol']}'; it must be one of {PROTOCOLS}."
+        )
+
+    def decorate(cls: _Class) -> _Class:
+        cls.__selfbench__ = {"kind": kind, "name": name, **options}  # type: ignore[attr-defined]
+        return cls
+
+    return decorate
+
+
+def entries(kind: Kind) -> dict[str, Entry]:
+    """All registered entries of one kind by name; raises `RegistryError` when two files claim one name."""
+    return dict(_entries(kind, os.environ.get("SELFBENCH_PATH", "")))
+
+
+def get(kind: Kind, name: str) -> Entry:
+    """The entry called `name`; the error of an unknown name proposes the nearest one."""
+    known = entries(kind)
+    if name not in known:
+        raise UsageError(f"There is no {kind} '{name}'.{did_you_mean(name, known)} `selfbench list {kind}s` shows all.")
+    return known[name]
+
+
+@functools.lru_cache(maxsize=8)
+def _entries(kind: Kind, search_path: str) -> Mapping[str, Entry]:
+    found: dict[str, Entry] = {}
+    for entry in _all(kind, search_path):
+        other = found.get(entry.name)
+        if other is not None and (other.file, other.qualname) != (entry.file, entry.qualname):
+            raise RegistryError(
+                f"The {kind} '{entry.name}' is registered twice: by {other.qualname} in {other.file} "
+                f"and by {entry.qualname} in {entry.file}. Rename one of them."
+            )
+        found[entry.name] = entry
+    return dict(sorted(found.items()))
+
+
+def _all(kind: Kind, search_path: str) -> Iterator[Entry]:
+    room = PACKAGE / f"{kind}s"
+    for file in sorted(room.rglob("*.py")):
+        module = ".".join(("selfbench", *file.relative_to(PACKAGE).with_suffix("").parts))
+        yield from read_file(kind, file, module)
+    for folder in filter(None, search_path.split(os.pathsep)):
+        path = Path(folder)
+        if not path.exists():
+            raise RegistryError(f"SELFBENCH_PATH names '{folder}', which does not exist.")
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            yield from read_file(kind, file, None)
+    yield from _entry_points(kind)
+
+
+def _entry_points(kind: Kind) -> Iterator[Entry]:
+    """Entry points name a module (`pkg.module`) or a class in it (`pkg.module:Class`)."""
+    from importlib.metadata import entry_points
+
+    for point in entry_points(group=f"selfbench.{kind}s"):
+        spec = importlib.util.find_spec(point.module)
+        if spec is None or spec.origin is None:
+            raise RegistryError(
+                f"Entry point '{point.name}' names the module '{point.module}', which is not installed."
+            )
+        for entry in read_file(kind, Path(spec.origin), point.module):
+            if not point.attr or point.attr == entry.qualname:
+                yield entry
+
+
+def read_file(kind: Kind, file: Path, module: str | None) -> Iterator[Entry]:
+    """The registrations in one source file, in order."""
+    source = file.read_text(encoding="utf-8")
+    if f"register_{kind}(" not in source:
+        return
+    try:
+        tree = ast.parse(source, str(file))
+    except SyntaxError as error:
+        raise RegistryError(f"{file}, line {error.lineno}: {error.msg}.") from None
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            for call in node.decorator_list:
+                if isinstance(call, ast.Call) and _called(call) == f"register_{kind}":
+                    yield _read_class(kind, file, module, node, call)
+
+
+def _read_class(kind: Kind, file: Path, module: str | None, node: ast.ClassDef, call: ast.Call) -> Entry:
+    where = f"{file}, line {call.lineno}"
+    try:
+        name = ast.literal_eval(call.args[0])
+        options = {str(item.arg): ast.literal_eval(item.value) for item in call.keywords}
+        hypers = tuple(_hypers(node))
+        presets = next(
+            (
+                ast.literal_eval(item.value)
+                for item in node.body
+                if isinstance(item, (ast.Assign, ast.AnnAssign)) and item.value and _target(item) == "presets"
+            ),
+            {},
+        )
+    except (ValueError, IndexError):
+        raise RegistryError(f"{where}: the arguments of register_{kind} and hyper must be literals.") from None
+    if options.get("protocol") not in PROTOCOLS:
+        raise RegistryError(
+            f"{where}: protocol must be one of {', '.join(PROTOCOLS)}, got {options.get('protocol')!r}."
+        )
+    if kind == "method":
+        for base in node.bases:
+            base_file, _ = _BASES.get(ast.unparse(base).split(".")[-1], (None, None))
+            if base_file:
+                own = {item.name for item in hypers}
+                hypers = tuple(item for item in _base_hypers(base_file) if item.name not in own) + hypers
+        options.setdefault("needs", ())
+    else:
+        options.setdefault("grants", ())
+        options.setdefault("tags", ())
+        options.setdefault("selection", "last")
+        options.setdefault("bundle", None)
+    options.setdefault("version", "1")
+    doc = ast.get_docstring(node) or ""
+    return Entry(kind, name, node.name, file, module, doc, options, hypers, presets)
+
+
+@functools.cache
+def _base_hypers(base_file: str) -> tuple[Hyper, ...]:
+    """Hyper-parameters that the base class of a protocol gives to all of its methods."""
+    tree = ast.parse((PACKAGE / "suite" / base_file).read_text(encoding="utf-8"))
+    bases = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name in _BASES]
+    return tuple(item for node in bases for item in _hypers(node))
+
+
+def _hypers(node: ast.ClassDef) -> Iterator[Hyper]:
+    for item in node.body:
+        if isinstance(item, ast.AnnAssign) and isinstance(item.value, ast.Call) and _called(item.value) == "hyper":
+            call = item.value
+            values = {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
+            if values.get("choices") is not None:
+                values["choices"] = tuple(values["choices"])
+            yield Hyper(str(_target(item)), ast.literal_eval(call.args[0]), **values)
+
+
+def _called(call: ast.Call) -> str:
+    return ast.unparse(call.func).split(".")[-1]
+
+
+def _target(item: ast.Assign | ast.AnnAssign) -> str | None:
+    target = item.targets[0] if isinstance(item, ast.Assign) else item.target
+    return target.id if isinstance(target, ast.Name) else None
+
+
+def _import_file(file: Path) -> Any:
+    """Import a file of `$SELFBENCH_PATH` under a name of its own."""
+    name = f"selfbench_path_{hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:12]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module

@@ -1,0 +1,219 @@
+"""Scorers: they hold the hidden labels of a run, apart from the method, and turn predictions into metrics."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import itertools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from .bundle import Array, BundleFolder
+from .errors import MethodError
+from .files import write_atomic
+from .metrics import METRICS
+from .protocols.adaptation import AdaptationTask
+from .protocols.stream import StreamTask
+from .record import Point
+from .scoring import Scores
+from .seeds import rng
+from .selection import RULES, chosen_point
+from .spec import RunSpec
+from .wire import Message, Wire
+
+CURVE_POINTS = 60
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a scorer has to say of a finished run."""
+
+    metrics: dict[str, float]
+    groups: dict[str, dict[str, float]]
+    n: int
+    curve: list[Point]
+    predictions_sha256: str
+    diagnostics: dict[str, float] = field(default_factory=dict)
+    extra_labels: int = 0
+
+
+class Scorer(Protocol):
+    """One run's scorer. `plan` is what the method's process is told; `handle` takes one of its messages."""
+
+    def plan(self) -> dict[str, Array]: ...
+    def handle(self, message: Message, wire: Wire) -> None: ...
+    def outcome(self) -> Outcome: ...
+
+
+def _finite(logits: Array, owner: str, where: str) -> None:
+    bad = int((~np.isfinite(logits)).sum())
+    if bad:
+        raise MethodError(f"method '{owner}' returned {bad} non-finite values of {logits.size} for {where}")
+
+
+class StreamScorer:
+    """Takes sealed logits batch by batch, each once and in order."""
+
+    def __init__(self, task: StreamTask, bundle: BundleFolder, spec: RunSpec, work: Path, permute: int | None) -> None:
+        self._task, self._spec = task, spec
+        self._file = work / "scorer.npy"
+        self.stream = task.stream(bundle, spec.seed)
+        self._labels = task.labels(bundle.private(), self.stream.indices)
+        if permute is not None:
+            self._labels = self._labels[rng(permute, "permute").permutation(len(self._labels))]
+        self._logits = np.zeros((len(self.stream.indices), task.n_classes), np.float32)
+        self._saved = 0
+        if self._file.exists():
+            saved = np.load(self._file, allow_pickle=False)
+            self._logits[: len(saved)] = saved
+            self._saved = int(np.searchsorted(self.stream.cuts, len(saved)))
+        self._next: int | None = None
+
+    def plan(self) -> dict[str, Array]:
+        return {"indices": self.stream.indices, "cuts": self.stream.cuts}
+
+    def handle(self, message: Message, wire: Wire) -> None:
+        if message.kind == "seal":
+            self._seal(int(message.arrays["step"][0]), message.arrays["logits"])
+        elif message.kind == "checkpoint":
+            self._save(int(message.fields["step"]))
+            wire.send("saved")
+        else:
+            raise MethodError(f"the method's process sent an unknown message '{message.kind}'")
+
+    def _seal(self, batch: int, logits: Array) -> None:
+        expected = self._next
+        if batch != expected and not (expected is None and batch <= self._saved):
+            raise MethodError(f"predictions of batch {batch} came out of order")
+        start, stop = self.stream.cuts[batch], self.stream.cuts[batch + 1]
+        if logits.shape != (stop - start, self._task.n_classes):
+            raise MethodError(f"predictions of batch {batch} have the shape {logits.shape}")
+        _finite(logits, self._spec.method.name, f"batch {batch}")
+        self._logits[start:stop] = logits
+        self._next = batch + 1
+
+    def _save(self, step: int) -> None:
+        buffer = io.BytesIO()
+        np.save(buffer, self._logits[: self.stream.cuts[step]], allow_pickle=False)
+        write_atomic(self._file, buffer.getvalue())
+
+    def outcome(self) -> Outcome:
+        if self._next != len(self.stream.cuts) - 1:
+            raise MethodError(f"method '{self._spec.method.name}' ended before the stream did")
+        stream, logits = self.stream, self._logits
+        scores = self._task.score(logits, self._labels, stream.domains, stream.domain_names)
+        wrong = logits.argmax(axis=1) != self._labels
+        edges = np.unique(np.linspace(0, len(wrong), CURVE_POINTS + 1).astype(int))
+        curve = [
+            Point(x=float(stop), values={"error": float(wrong[start:stop].mean())})
+            for start, stop in itertools.pairwise(edges)
+        ]
+        digest = hashlib.sha256(logits.tobytes()).hexdigest()
+        return Outcome(scores.metrics, scores.groups, scores.n, curve, digest)
+
+
+class AdaptationScorer:
+    """Scores every evaluated point; the selection rule of the spec chooses the one that counts."""
+
+    def __init__(
+        self, task: AdaptationTask, bundle: BundleFolder, spec: RunSpec, work: Path, permute: int | None
+    ) -> None:
+        self._task, self._spec = task, spec
+        self._file = work / "scorer.json"
+        self._split = task.split(bundle, spec.seed)
+        private = bundle.private()
+        self._test = task.labels(private, self._split.test)
+        self._validation = task.labels(private, self._split.validation)
+        if permute is not None:
+            self._test = self._test[rng(permute, "permute").permutation(len(self._test))]
+        self._metric = _metric_of(spec)
+        self._points: list[dict[str, Any]] = json.loads(self._file.read_text()) if self._file.exists() else []
+        self._began = False
+
+    def plan(self) -> dict[str, Array]:
+        split = self._split
+        return {
+            "labeled": split.labeled,
+            "labels": split.labels,
+            "unlabeled": split.unlabeled,
+            "validation": split.validation,
+            "test": split.test,
+        }
+
+    def handle(self, message: Message, wire: Wire) -> None:
+        if message.kind == "point":
+            self._point(int(message.fields["index"]), float(message.fields["x"]), message.arrays)
+        elif message.kind == "validate":
+            logits = self._checked(message.arrays, "logits", len(self._validation))
+            wire.send("score", value=self._task.score(logits, self._validation).metrics[self._metric])
+        elif message.kind == "checkpoint":
+            write_atomic(self._file, json.dumps(self._points[: int(message.fields["step"])]).encode())
+            wire.send("saved")
+        else:
+            raise MethodError(f"the method's process sent an unknown message '{message.kind}'")
+
+    def _point(self, index: int, x: float, arrays: Mapping[str, Array]) -> None:
+        if index > len(self._points) or (self._began and index != len(self._points)):
+            raise MethodError(f"point {index} of the curve came out of order")
+        del self._points[index:]
+        self._began = True
+        logits = self._checked(arrays, "test", len(self._test))
+        scores = self._task.score(logits, self._test)
+        point = {
+            "x": x,
+            "metrics": scores.metrics,
+            "groups": scores.groups,
+            "n": scores.n,
+            "sha256": hashlib.sha256(np.ascontiguousarray(logits, np.float32).tobytes()).hexdigest(),
+        }
+        if len(self._validation):
+            validation = self._checked(arrays, "validation", len(self._validation))
+            point["validation"] = self._task.score(validation, self._validation).metrics[self._metric]
+        self._points.append(point)
+
+    def _checked(self, arrays: Mapping[str, Array], name: str, n: int) -> Array:
+        logits = arrays.get(name)
+        if logits is None or logits.shape[:1] != (n,):
+            raise MethodError(f"the method's process sent no predictions for the {n} examples of '{name}'")
+        _finite(logits, self._spec.method.name, f"the {name} set")
+        return logits
+
+    def outcome(self) -> Outcome:
+        points = self._points
+        if not points:
+            raise MethodError(f"method '{self._spec.method.name}' ended without a predictor")
+        validation = [point["validation"] for point in points if "validation" in point]
+        test = [point["metrics"][self._metric] for point in points]
+        chosen = points[chosen_point(self._spec.selection, self._metric, validation, test)]
+        scores = Scores(chosen["metrics"], chosen["n"], chosen["groups"])
+        curve = [
+            Point(
+                x=point["x"],
+                values={self._metric: point["metrics"][self._metric]}
+                | ({"validation": point["validation"]} if "validation" in point else {}),
+            )
+            for point in points
+        ]
+        labels = len(self._validation) if RULES[self._spec.selection].uses_validation else 0
+        diagnostics = {"selected_at": chosen["x"]}
+        return Outcome(scores.metrics, scores.groups, scores.n, curve, chosen["sha256"], diagnostics, labels)
+
+
+def _metric_of(spec: RunSpec) -> str:
+    from . import registry
+
+    metric = str(registry.get("task", spec.task.name).options["metric"])
+    if metric not in METRICS:
+        raise MethodError(f"task '{spec.task.name}' names the unknown metric '{metric}'")
+    return metric
+
+
+def make_scorer(task: Any, bundle: BundleFolder, spec: RunSpec, work: Path, permute: int | None = None) -> Scorer:
+    """The scorer of the task's protocol. `permute` shuffles the hidden labels, to prove that nothing else moves."""
+    kind = StreamScorer if isinstance(task, StreamTask) else AdaptationScorer
+    return kind(task, bundle, spec, work, permute)  # type: ignore[arg-type]

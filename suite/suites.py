@@ -1,0 +1,206 @@
+"""Suites: named matrices of tasks, methods and seeds, resolved to the specs of their runs.
+
+name = "quick"
+title = "Quick"
+description = "..."
+seeds = [0, 1, 2]
+
+[[pairs]]                       # every listed method on every listed task it fits
+tasks = ["digits-c-continual"]
+methods = ["source", "tent", { name = "pseudo-label", params = { threshold = 0.0 } }]
+budget = { limit = 1000 }       # optional: fields over the task's standard budget
+selection = "last"              # optional: another rule than the task's
+"""
+
+from __future__ import annotations
+
+import itertools
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import registry
+from .errors import UsageError, did_you_mean
+from .needs import missing_needs
+from .registry import Entry
+
+FOLDER = Path(__file__).resolve().parent / "suites"
+_KEYS = {"name", "title", "description", "seeds", "pairs"}
+_PAIR_KEYS = {"tasks", "methods", "budget", "selection"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How runs are executed, as far as it is part of their identity."""
+
+    device: str = "cpu"
+    precision: str = "fp32"
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class Suite:
+    name: str
+    title: str
+    description: str
+    seeds: tuple[int, ...]
+    specs: tuple[Any, ...]
+    """The `RunSpec` of every run, ordered by task, seed, method as listed."""
+
+
+def suite_names() -> list[str]:
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def load_suite(name: str | Path, settings: Settings = Settings()) -> Suite:
+    """The suite called `name`, or the one in the TOML file `name`; raises `UsageError` on anything amiss."""
+    path, table = read_suite(name)
+    _expect_keys(table, _KEYS, f"{path}")
+    seeds = table.get("seeds")
+    if not isinstance(seeds, list) or not seeds or not all(isinstance(seed, int) and seed >= 0 for seed in seeds):
+        raise UsageError(f"{path}: 'seeds' must be a list of integers from 0, such as [0, 1, 2].")
+    if len(set(seeds)) != len(seeds):
+        raise UsageError(f"{path}: 'seeds' names one seed twice.")
+    pairs = table.get("pairs")
+    if not isinstance(pairs, list) or not pairs:
+        raise UsageError(f"{path}: there is no [[pairs]] table with 'tasks' and 'methods'.")
+    specs: dict[str, Any] = {}
+    for number, pair in enumerate(pairs, start=1):
+        where = f"{path}, pairs {number}"
+        _expect_keys(pair, _PAIR_KEYS, where)
+        for spec in expand(
+            tasks=_list(pair, "tasks", where),
+            methods=_list(pair, "methods", where),
+            seeds=seeds,
+            settings=settings,
+            budget=pair.get("budget"),
+            selection=pair.get("selection"),
+            where=where,
+        ):
+            specs.setdefault(spec.run_id, spec)
+    return Suite(
+        name=str(table.get("name", path.stem)),
+        title=str(table.get("title", path.stem)),
+        description=str(table.get("description", "")),
+        seeds=tuple(seeds),
+        specs=tuple(specs.values()),
+    )
+
+
+def read_suite(name: str | Path) -> tuple[Path, dict[str, Any]]:
+    """The file of a suite and its parsed table."""
+    text = str(name)
+    path = Path(text) if text.endswith(".toml") else FOLDER / f"{text}.toml"
+    try:
+        return path, tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        names = suite_names()
+        raise UsageError(
+            f"There is no suite '{text}'.{did_you_mean(text, names)} The suites are: {', '.join(names)}; "
+            "or give the path of a .toml file."
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not valid TOML: {error}.") from None
+
+
+def expand(
+    *,
+    tasks: Iterable[str],
+    methods: Iterable[str | Mapping[str, Any]],
+    seeds: Iterable[int],
+    settings: Settings = Settings(),
+    budget: Mapping[str, Any] | None = None,
+    selection: str | None = None,
+    where: str = "run",
+) -> list[Any]:
+    """The specs of every method on every task, for every seed; a pair that does not fit is an error that says why."""
+    chosen_tasks = [registry.get("task", name) for name in tasks]
+    chosen_methods = [_method(item, where) for item in methods]
+    for task, (method, _) in itertools.product(chosen_tasks, chosen_methods):
+        reason = misfit(method, task)
+        if reason:
+            raise UsageError(f"{where}: {reason}")
+    return [
+        make_spec(task, method, params, seed, settings, budget, selection, where)
+        for task in chosen_tasks
+        for seed in seeds
+        for method, params in chosen_methods
+    ]
+
+
+def misfit(method: Entry, task: Entry) -> str:
+    """Why `method` cannot run on `task`, or an empty string."""
+    if method.protocol != task.protocol:
+        return (
+            f"method '{method.name}' follows the protocol {method.protocol}, "
+            f"task '{task.name}' the protocol {task.protocol}."
+        )
+    lacking = missing_needs(method.options["needs"], task.options["grants"])
+    if lacking:
+        return f"method '{method.name}' needs {', '.join(lacking)}, which task '{task.name}' does not grant."
+    return ""
+
+
+def make_spec(
+    task: Entry,
+    method: Entry,
+    params: Mapping[str, Any],
+    seed: int,
+    settings: Settings = Settings(),
+    budget: Mapping[str, Any] | None = None,
+    selection: str | None = None,
+    where: str = "run",
+) -> Any:
+    """The resolved `RunSpec` of one run."""
+    from pydantic import ValidationError
+
+    from .selection import RULES
+    from .spec import Budget, MethodRef, RunSpec, TaskRef
+
+    rule = selection or task.options["selection"]
+    if rule not in RULES:
+        raise UsageError(
+            f"{where}: there is no selection rule '{rule}'.{did_you_mean(rule, RULES)} "
+            f"The rules are: {', '.join(RULES)}."
+        )
+    try:
+        return RunSpec(
+            task=TaskRef(name=task.name, version=task.version),
+            method=MethodRef(name=method.name, version=method.version, params=method.params(params)),
+            seed=seed,
+            budget=Budget.model_validate({**task.options["budget"], **(budget or {})}),
+            selection=rule,
+            device=settings.device,  # type: ignore[arg-type]
+            precision=settings.precision,  # type: ignore[arg-type]
+            threads=settings.threads,
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "budget"
+        raise UsageError(f"{where}: {field}: {first['msg']} (got {first['input']!r}).") from None
+
+
+def _method(item: str | Mapping[str, Any], where: str) -> tuple[Entry, Mapping[str, Any]]:
+    if isinstance(item, str):
+        return registry.get("method", item), {}
+    if not isinstance(item, Mapping) or not isinstance(item.get("name"), str):
+        raise UsageError(f"{where}: a method is a name or a table with 'name' and 'params', got {item!r}.")
+    _expect_keys(item, {"name", "params"}, where)
+    return registry.get("method", item["name"]), item.get("params", {})
+
+
+def _list(pair: Mapping[str, Any], key: str, where: str) -> list[Any]:
+    value = pair.get(key)
+    if not isinstance(value, list) or not value:
+        raise UsageError(f"{where}: '{key}' must be a list of names.")
+    return value
+
+
+def _expect_keys(table: Any, allowed: set[str], where: str) -> None:
+    if not isinstance(table, Mapping):
+        raise UsageError(f"{where}: expected a table, got {table!r}.")
+    for key in table:
+        if key not in allowed:
+            raise UsageError(f"{where}: unknown key '{key}'.{did_you_mean(key, allowed)}")

@@ -1,0 +1,320 @@
+"""The worker: one run, from a job to a record file.
+
+Two processes. The worker forks the method's process first, while neither has seen a label, then loads the labels and
+becomes the scorer. The method's process maps public arrays only, runs the protocol's loop, and sends predictions over
+a line; it is killed with all it spawned when it ends, hangs, or takes too much memory. The scorer writes the record.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import select
+import shutil
+import socket
+import sys
+import time
+import traceback
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import registry
+from .bundle import BundleFolder, source_key
+from .errors import BudgetExhausted, MethodError, SelfbenchError
+from .files import locked
+from .job import BUSY, IO_ERROR, Job
+from .meter import Meter, peak_memory_mb
+from .processes import (
+    adopt_orphans,
+    close_files_except,
+    die_with_parent,
+    group_memory_mb,
+    kill_descendants,
+    kill_group,
+    limit_memory,
+)
+from .protocols.adaptation_loop import run_adaptation
+from .protocols.context import Context, prepare_torch
+from .protocols.stream_loop import run_stream
+from .record import Cost, Provenance, Record, Status
+from .scorer import Outcome, Scorer, StreamScorer, make_scorer
+from .spec import RunSpec
+from .store import Store
+from .wire import Message, Wire
+
+_LOOK_EVERY = 0.2
+"""Seconds between looks at the method's memory."""
+
+
+def main(job: Job) -> int:
+    """Run one job; returns the worker's exit code (0 when a record stands in the store)."""
+    spec = job.run_spec
+    store = Store(Path(job.results))
+    work = store.work(spec)
+    try:
+        with locked(work / "claim", wait=False) as mine:
+            if not mine:
+                return BUSY
+            if not job.replace and store.path(spec).exists():
+                return 0
+            record = _run(job, spec, work)
+            store.write(record)
+            if record.status == "ok":
+                shutil.rmtree(work, ignore_errors=True)
+            else:
+                # The log stays for its reader; a later attempt starts from the beginning.
+                for leftover in (*work.glob("checkpoint*"), *work.glob("scorer*")):
+                    leftover.unlink(missing_ok=True)
+    except OSError as error:
+        print(f"cannot write under {job.results}: {error}", file=sys.stderr)
+        return IO_ERROR
+    return 0
+
+
+@dataclass
+class _Result:
+    """What came over the line: how the run ended, what it counted."""
+
+    status: Status = "ok"
+    reason: str = ""
+    counts: dict[str, Any] = field(default_factory=dict)
+    outcome: Outcome | None = None
+
+
+def _run(job: Job, spec: RunSpec, work: Path) -> Record:
+    started = time.perf_counter()
+    adopt_orphans()
+    ours, theirs = socket.socketpair()
+    parent = os.getpid()
+    method_pid = os.fork()
+    if method_pid == 0:
+        code = 1
+        try:
+            ours.close()
+            code = _method_process(job, spec, work, theirs, parent)
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    with contextlib.suppress(OSError):
+        # Also set by the child: whoever comes first, a kill of the group finds it.
+        os.setpgid(method_pid, method_pid)
+    theirs.close()
+    result = _Result()
+    scorer: Scorer | None = None
+    task_entry = registry.get("task", spec.task.name)
+    bundle = BundleFolder(Path(job.bundle))
+    try:
+        scorer = make_scorer(task_entry.load()(), bundle, spec, work, job.permute)
+        _listen(Wire(ours), scorer, result, spec, method_pid)
+        if result.status == "ok":
+            result.outcome = scorer.outcome()
+    except MethodError as error:
+        result.status, result.reason = "failed", str(error)
+    finally:
+        kill_group(method_pid)
+        kill_descendants()
+        ours.close()
+    return _record(job, spec, result, scorer, bundle, time.perf_counter() - started)
+
+
+def _listen(wire: Wire, scorer: Scorer, result: _Result, spec: RunSpec, method_pid: int) -> None:
+    """Serve the method's process until it says it has finished, dies, or breaks a hard limit."""
+    deadline = time.monotonic() + spec.budget.wall_seconds
+    look = 0.0
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        wire.send("plan", scorer.plan())
+    while True:
+        now = time.monotonic()
+        if now >= deadline:
+            result.status = "timeout"
+            result.reason = f"stopped at the hard limit of {spec.budget.wall_seconds:g} seconds of wall time"
+            return
+        if now >= look:
+            look = now + _LOOK_EVERY
+            memory = group_memory_mb(method_pid)
+            if memory > spec.budget.memory_mb:
+                result.status = "oom"
+                result.reason = f"took {memory:.0f} MiB of memory; the limit is {spec.budget.memory_mb} MiB"
+                return
+        ready, _, _ = select.select([wire.socket], [], [], min(_LOOK_EVERY, deadline - now))
+        if not ready:
+            continue
+        # A frame that stops halfway must not hold the scorer beyond the hard limit.
+        wire.socket.settimeout(max(0.1, deadline - time.monotonic()))
+        try:
+            message = wire.receive()
+        except TimeoutError:
+            continue
+        except ConnectionResetError:
+            message = None
+        if message is None:
+            result.status, result.reason = "failed", _death(method_pid)
+            return
+        if _is_last(message, result):
+            return
+        scorer.handle(message, wire)
+
+
+def _is_last(message: Message, result: _Result) -> bool:
+    if message.kind == "finished":
+        result.counts = message.fields
+        return True
+    if message.kind == "failed":
+        status = message.fields.get("status")
+        result.status = status if status in ("failed", "oom") else "failed"
+        result.reason = str(message.fields.get("reason", ""))[:2000]
+        result.counts = message.fields.get("counts", {})
+        return True
+    return False
+
+
+def _death(pid: int) -> str:
+    """Why the method's process ended without a word."""
+    with contextlib.suppress(ChildProcessError):
+        for _ in range(50):
+            found, status = os.waitpid(pid, os.WNOHANG)
+            if found:
+                code = os.waitstatus_to_exitcode(status)
+                return f"the method's process was ended by signal {-code}" if code < 0 else (
+                    f"the method's process left with exit code {code} before it had finished")  # fmt: skip
+            time.sleep(0.02)
+    return "the method's process closed its line before it had finished"
+
+
+def _method_process(job: Job, spec: RunSpec, work: Path, end: socket.socket, parent: int) -> int:
+    """The process that runs the method: no label it may not see ever enters it."""
+    with contextlib.suppress(OSError):
+        os.setpgid(0, 0)
+    die_with_parent(parent)
+    close_files_except({end.fileno()})
+    wire = Wire(end)
+    meter: Meter | None = None
+    try:
+        device = prepare_torch(spec)
+        if device.type == "cpu":
+            limit_memory(spec.budget.memory_mb)
+        message = wire.receive()
+        if message is None or message.kind != "plan":
+            return 1
+        meter = Meter(spec.budget, spec.method.name, device)
+        context = Context(spec, device, wire, work, job.checkpoint_seconds)
+        _run_protocol(job, spec, message, meter, context)
+        wire.send("finished", **_counts(meter, device, context))
+        return 0
+    except BaseException as error:
+        traceback.print_exc()
+        status, reason = _reason(error)
+        counts = _counts(meter, torch.device(spec.device), None) if meter else {}
+        with contextlib.suppress(OSError):
+            wire.send("failed", status=status, reason=reason, counts=counts)
+        return 1
+
+
+def _run_protocol(job: Job, spec: RunSpec, plan: Message, meter: Meter, context: Context) -> None:
+    method_entry = registry.get("method", spec.method.name)
+    task_entry = registry.get("task", spec.task.name)
+    method, task = method_entry.load()(**spec.method.params), task_entry.load()()
+    bundle = BundleFolder(Path(job.bundle))
+    if task_entry.protocol == "stream":
+        run_stream(
+            method, task, bundle.public(), bundle.model(), plan.arrays["indices"], plan.arrays["cuts"], meter, context
+        )
+    elif task_entry.protocol == "adaptation":
+        run_adaptation(method, task, bundle.public(), plan.arrays, meter, context)
+    else:
+        raise MethodError(f"there is no loop for the protocol '{task_entry.protocol}'")
+
+
+def _counts(meter: Meter, device: torch.device, context: Context | None) -> dict[str, Any]:
+    on_gpu = device.type == "cuda"
+    return {
+        **meter.state(),
+        "passes": meter.counts.passes,
+        "ended": meter.ended,
+        "gpu_seconds": meter.counts.seconds if on_gpu else 0.0,
+        "peak_memory_mb": peak_memory_mb(),
+        "peak_gpu_memory_mb": torch.cuda.max_memory_allocated(device) / 2**20 if on_gpu else 0.0,
+        "gpu": torch.cuda.get_device_name(device) if on_gpu else None,
+        "resumed": context.resumed if context else 0,
+    }
+
+
+def _reason(error: BaseException) -> tuple[str, str]:
+    """Status and one-line reason of an exception in the method's process."""
+    text = f"{type(error).__name__}: {error}".strip().removeprefix("MethodError: ")
+    memory = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+    if memory:
+        return "oom", text or "out of memory"
+    if isinstance(error, BudgetExhausted):
+        text = "the budget ended outside of training"
+    frames = traceback.extract_tb(error.__traceback__)
+    if frames and not isinstance(error, SelfbenchError):
+        text += f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})"
+    return "failed", text
+
+
+def _record(
+    job: Job,
+    spec: RunSpec,
+    result: _Result,
+    scorer: Scorer | None,
+    bundle: BundleFolder,
+    seconds: float,
+) -> Record:
+    counts = dict(result.counts)
+    used_up, gpu, resumed = bool(counts.pop("ended", False)), counts.pop("gpu", None), int(counts.pop("resumed", 0))
+    outcome = result.outcome
+    if outcome is not None:
+        counts["labels"] = int(counts.get("labels", 0)) + outcome.extra_labels
+    counts["setup_seconds"] = max(0.0, seconds - float(counts.get("seconds", 0.0)))
+    method_entry, task_entry = registry.get("method", spec.method.name), registry.get("task", spec.task.name)
+    return Record(
+        run_id=spec.run_id,
+        spec=spec,
+        status=result.status,
+        reason=result.reason,
+        primary=str(task_entry.options["metric"]),
+        metrics=outcome.metrics if outcome else {},
+        n=outcome.n if outcome else 0,
+        groups=outcome.groups if outcome else {},
+        curve=outcome.curve if outcome else [],
+        diagnostics=outcome.diagnostics if outcome else {},
+        budget_used_up=used_up,
+        predictions_sha256=outcome.predictions_sha256 if outcome else None,
+        cost=Cost.model_validate(counts),
+        provenance=Provenance(
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            selfbench=metadata.version("selfbench"),
+            git_commit=job.code.get("commit"),
+            git_dirty=job.code.get("dirty"),
+            method_sha256=method_entry.source_sha256,
+            task_sha256=source_key(task_entry.file, registry.PACKAGE),
+            bundle_sha256=bundle.sha256,
+            stream_sha256=scorer.stream.sha256 if isinstance(scorer, StreamScorer) else None,
+            python=platform.python_version(),
+            packages={name: metadata.version(name) for name in ("numpy", "torch")},
+            platform=f"{platform.system()} {platform.machine()}",
+            processor=_processor(),
+            gpu=gpu,
+            command=job.command,
+            attempt=job.attempt,
+            resumed=resumed,
+        ),
+    )
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

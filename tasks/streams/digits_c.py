@@ -1,0 +1,161 @@
+"""Handwritten digits under 15 corruptions: one after the other at severity 5, or all mixed.
+
+One half of scikit-learn's 1,797 digits trains the source model, the other half is the base of both streams.
+"""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ...suite.bundle import Array, Bundle, BundleFolder
+from ...suite.pretrain import error_rate, train_classifier
+from ...suite.protocols.stream import Stream, StreamTask, even_cuts
+from ...suite.registry import register_task
+from ...suite.seeds import rng
+from ..images.augmentations import shift
+from .corruptions import NAMES, SEVERITIES, corrupt
+
+if TYPE_CHECKING:
+    from ...suite.data import Data
+
+BATCH_SIZE = 64
+EPOCHS = 30
+SPLIT_SEED = 0
+SOURCE_SEED = 0
+
+
+class _DigitsC(StreamTask):
+    """What the two tasks share: data, source model, preprocessing.
+
+    Public array `images`: uint8 (corruption x severity x image, 8, 8), the images in an order drawn once.
+    """
+
+    n_classes: ClassVar[int] = 10
+    clean_error: ClassVar[tuple[float, float]] = (0.002, 0.03)
+
+    def build(self, data: Data) -> Bundle:
+        images, labels = read_digits(data)
+        source, base = halves(labels)
+        source_images = _as_tensor(images[source])
+        model = train_classifier(
+            self.model,
+            source_images,
+            torch.from_numpy(labels[source]),
+            seed=SOURCE_SEED,
+            epochs=EPOCHS,
+            augment=shift,
+        )
+        ids = np.arange(len(base))
+        corrupted = [corrupt(images[base] / 255.0, ids, name, severity) for name in NAMES for severity in SEVERITIES]
+        clean_error = error_rate(model, _as_tensor(images[base]), torch.from_numpy(labels[base]))
+        return Bundle(
+            public={"images": np.concatenate(corrupted)},
+            private={"labels": np.tile(labels[base], len(NAMES) * len(SEVERITIES))},
+            model=model.state_dict(),
+            facts={
+                "classes": [str(digit) for digit in range(self.n_classes)],
+                "clean_error": clean_error,
+                "source_images": len(source),
+                "base_images": len(base),
+                "corruptions": list(NAMES),
+            },
+        )
+
+    def model(self) -> nn.Module:
+        """Three convolutions with batch norm, 24,058 parameters."""
+        return nn.Sequential(
+            *_block(1, 16), *_block(16, 32), nn.MaxPool2d(2), *_block(32, 64),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, self.n_classes),
+        )  # fmt: skip
+
+    def images(self, public: Mapping[str, Array], indices: Array) -> Tensor:
+        return _as_tensor(public["images"][indices])
+
+
+@register_task(
+    "digits-c-continual",
+    protocol="stream",
+    version="1",
+    metric="error",
+    title="Digits under 15 corruptions, one after the other, severity 5",
+    budget={"currency": "passes", "limit": 675750, "wall_seconds": 120.0},
+    data=("digits",),
+    grants=("norm-layers", "batch-norm"),
+    bundle="digits-c",
+)
+class DigitsCContinual(_DigitsC):
+    """The corruptions in the order of `corruptions.NAMES` at severity 5, each over all 901 images, shuffled by the seed.
+
+    13,515 images in batches of 64; a batch may hold the end of one corruption and the start of the next. The budget is
+    50 passes an image: source takes 1, norm 1, Tent 3, CoTTA with 32 views 37.
+    """
+
+    def stream(self, bundle: BundleFolder, seed: int) -> Stream:
+        n = bundle.facts["base_images"]
+        order = rng(seed, "digits-c-continual")
+        severest = len(SEVERITIES) - 1
+        parts = [(number * len(SEVERITIES) + severest) * n + order.permutation(n) for number in range(len(NAMES))]
+        domains = np.repeat(np.arange(len(NAMES)), n)
+        return Stream(np.concatenate(parts), even_cuts(len(domains), BATCH_SIZE), domains, NAMES)
+
+
+@register_task(
+    "digits-c-mixed",
+    protocol="stream",
+    version="1",
+    metric="error",
+    title="Digits under 15 corruptions in five severities, all mixed",
+    budget={"currency": "passes", "limit": 675750, "wall_seconds": 120.0},
+    data=("digits",),
+    grants=("norm-layers", "batch-norm"),
+    bundle="digits-c",
+)
+class DigitsCMixed(_DigitsC):
+    """Every image under every corruption once, the five severities dealt out evenly, all shuffled by the seed.
+
+    Image i meets corruption c at severity 1 + (i + c) mod 5. 13,515 images in batches of 64, domains are corruptions;
+    the budget is that of `digits-c-continual`.
+    """
+
+    def stream(self, bundle: BundleFolder, seed: int) -> Stream:
+        n = bundle.facts["base_images"]
+        corruption, image = np.divmod(np.arange(len(NAMES) * n), n)
+        level = (image + corruption) % len(SEVERITIES)
+        order = rng(seed, "digits-c-mixed").permutation(len(image))
+        indices = ((corruption * len(SEVERITIES) + level) * n + image)[order]
+        return Stream(indices, even_cuts(len(indices), BATCH_SIZE), corruption[order], NAMES)
+
+
+def read_digits(data: Data) -> tuple[Array, Array]:
+    """All digits: images uint8 (1797, 8, 8), whose published values 0 to 16 are spread to 0 to 255, and classes (1797,)."""
+    with gzip.open(data.file("digits", "digits.csv.gz"), "rt") as file:
+        table = np.loadtxt(file, delimiter=",", dtype=np.int64)
+    images = np.rint(table[:, :-1] * (255 / 16)).astype(np.uint8)
+    return images.reshape(-1, 8, 8), table[:, -1]
+
+
+def halves(labels: Array) -> tuple[Array, Array]:
+    """Indices of the source half and of the base of the streams: equal shares of every class, each half shuffled."""
+    draw = rng(SPLIT_SEED, "digits-c", "halves")
+    source: list[Array] = []
+    base: list[Array] = []
+    for digit in np.unique(labels):
+        members = draw.permutation(np.flatnonzero(labels == digit))
+        source.append(members[: len(members) // 2])
+        base.append(members[len(members) // 2 :])
+    return draw.permutation(np.concatenate(source)), draw.permutation(np.concatenate(base))
+
+
+def _as_tensor(images: Array) -> Tensor:
+    return torch.from_numpy(np.asarray(images, dtype=np.float32) / 255.0)[:, None]
+
+
+def _block(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
+    convolution = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+    return convolution, nn.BatchNorm2d(outputs), nn.ReLU()

@@ -1,0 +1,102 @@
+"""Shared parts: a cache and toys of their own, one warmed executor, and the command line as a user calls it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from selfbench.suite.engine.local import LocalExecutor
+from selfbench.suite.engine.preparation import prepare
+from selfbench.suite.engine.runner import Summary, run
+from selfbench.suite.record import Record
+from selfbench.suite.spec import RunSpec
+from selfbench.suite.store import Store
+from selfbench.suite.suites import expand
+
+TOYS = Path(__file__).parent / "toys"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Toy tasks and hostile methods are registered, and the cache is the session's own; downloaded data is shared."""
+    from selfbench.suite.places import data_folder
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SELFBENCH_DATA", str(data_folder()))
+        patch.setenv("SELFBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("SELFBENCH_PATH", str(TOYS))
+        patch.delenv("SELFBENCH_RESULTS", raising=False)
+        yield
+
+
+@pytest.fixture(scope="session")
+def executor(toys: None) -> Iterator[LocalExecutor]:
+    with LocalExecutor(2) as local:
+        yield local
+
+
+class Events:
+    """A watcher that remembers what it heard."""
+
+    def __init__(self) -> None:
+        self.finished_labels: list[str] = []
+
+    def started(self, spec: RunSpec, under_way: int) -> None: ...
+    def tick(self, shares: dict[str, float]) -> None: ...
+
+    def finished(self, spec: RunSpec, record: Record | None, note: str) -> None:
+        self.finished_labels.append(spec.label)
+
+
+Campaign = Callable[..., Summary]
+
+
+@pytest.fixture
+def campaign(executor: LocalExecutor, tmp_path: Path) -> Campaign:
+    """Run methods on a task through the real engine; returns the summary."""
+
+    def call(task: str, *methods: object, seeds: tuple[int, ...] = (0,), folder: str = "results", **options: object):
+        budget = options.pop("budget", None)
+        selection = options.pop("selection", None)
+        specs = expand(tasks=[task], methods=methods, seeds=seeds, budget=budget, selection=selection)
+        store = Store(tmp_path / folder)
+        prepare(specs, executor, store, lambda text: None)
+        return run(specs, store, executor, Events(), **options)
+
+    return call
+
+
+class Called:
+    """What a command printed, and its exit code."""
+
+    def __init__(self, done: subprocess.CompletedProcess[str]) -> None:
+        self.code, self.out, self.err = done.returncode, done.stdout, done.stderr
+
+
+def command(*words: object, cwd: Path | None = None, timeout: float = 120, **environment: str) -> Called:
+    """Call `selfbench WORDS` in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "selfbench.suite", *map(str, words)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=timeout,
+        env={**os.environ, **environment},
+        check=False,
+    )
+    return Called(done)
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Callable[..., Called]:
+    """The command line, called in an empty folder."""
+
+    def call(*words: object, **options: object) -> Called:
+        return command(*words, cwd=tmp_path, **options)
+
+    return call
