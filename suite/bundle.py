@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import os
@@ -121,9 +122,25 @@ def write_bundle(path: Path, bundle: Bundle) -> BundleFolder:
 
 
 def source_key(file: Path, package: Path) -> str:
-    """The digest of a task's source: its own file, and inside the package every file of its room."""
-    room = sorted(file.parent.glob("*.py")) if package in file.resolve().parents else [file]
+    """The digest of a task's source: its own file and, inside the package, what it imports of `tasks` and `pretrain`.
+
+    What else it imports (protocols, files) moves no byte of a bundle.
+    """
     digest = hashlib.sha256()
-    for source in room:
+    for source in sorted(_sources(file.resolve(), package.resolve(), set())):
         digest.update(os.fsencode(source.name) + b"\0" + source.read_bytes())
     return digest.hexdigest()
+
+
+def _sources(file: Path, package: Path, seen: set[Path]) -> set[Path]:
+    seen.add(file)
+    if package not in file.parents:
+        return seen
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            folder = file.parents[node.level - 1].joinpath(*(node.module or "").split("."))
+            for module in (folder.with_suffix(".py"), *(folder / f"{item.name}.py" for item in node.names)):
+                counts = package / "tasks" in module.parents or module == package / "suite" / "pretrain.py"
+                if counts and module not in seen and module.is_file():
+                    _sources(module, package, seen)
+    return seen

@@ -11,10 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Replace `path` by `data` so that a reader, or a crash at any moment, sees the old file or the new one."""
+def write_atomic(path: Path, data: bytes, scratch: Path | None = None) -> None:
+    """Replace `path` by `data` so that a reader, or a crash at any moment, sees the old file or the new one.
+
+    What a crash leaves behind lies in `scratch`, a folder of the same file system (default: beside the file).
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=scratch or path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)

@@ -206,7 +206,7 @@ class _After:
             def count(gradient: Tensor) -> None:
                 meter.charge(backward=len(gradient) * share if gradient.dim() else share)
 
-            tensor.register_hook(count)
+            tensor.register_hook(count)  # type: ignore[no-untyped-call]
 
 
 def _batch_size(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:

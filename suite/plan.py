@@ -67,7 +67,7 @@ def needs(specs: Iterable[RunSpec]) -> list[Need]:
     data = Data(data_folder())
     tasks = [registry.get("task", name) for name in dict.fromkeys(spec.task.name for spec in specs)]
     found = [
-        Need("fetch", name, getattr(data.describe(name), "size", None))
+        Need("fetch", name, data.describe(name).bytes_to_fetch)
         for name in dict.fromkeys(item for task in tasks for item in task.options["data"])
         if not data.present(name)
     ]

@@ -18,6 +18,7 @@ from .bundle import BundleFolder, source_key, write_bundle
 from .errors import SelfbenchError
 from .files import locked
 from .places import cache_folder, data_folder
+from .spec import canonical
 
 
 def bundle_folder(task: registry.Entry) -> BundleFolder:
@@ -26,10 +27,8 @@ def bundle_folder(task: registry.Entry) -> BundleFolder:
 
     name = task.options["bundle"] or task.name
     data = Data(data_folder())
-    described = {item: data.describe(item) for item in task.options["data"]}
-    key = hashlib.sha256(
-        json.dumps([name, source_key(task.file, registry.PACKAGE), described], sort_keys=True, default=str).encode()
-    ).hexdigest()[:12]
+    contents = {item: data.describe(item).fingerprint for item in task.options["data"]}
+    key = hashlib.sha256(canonical([name, source_key(task.file, registry.PACKAGE), contents])).hexdigest()[:12]
     return BundleFolder(cache_folder() / "bundles" / f"{name}-{key}")
 
 
@@ -40,7 +39,8 @@ def fetch_missing(tasks: Iterable[registry.Entry], progress: Callable[[str], Non
     data = Data(data_folder())
     for name in dict.fromkeys(item for task in tasks for item in task.options["data"]):
         if not data.present(name):
-            progress(f"fetching {name}")
+            size = data.describe(name).bytes_to_fetch
+            progress(f"fetching {name} ({size / 1e6:.0f} MB)")
             data.fetch(name)
 
 

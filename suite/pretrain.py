@@ -51,7 +51,7 @@ def train_classifier(
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * batches)
         for _ in range(epochs):
             order = torch.randperm(len(inputs), generator=generator)
-            for chosen in order[: batches * batch_size].split(batch_size):
+            for chosen in order[: batches * batch_size].split(batch_size):  # type: ignore[no-untyped-call]
                 loss = F.cross_entropy(model(augment(inputs[chosen], generator)), labels[chosen])
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -63,7 +63,7 @@ def train_classifier(
 @torch.no_grad()
 def error_rate(model: nn.Module, inputs: Tensor, labels: Tensor, batch_size: int = 1024) -> float:
     """The share of wrong classes of `model` as it stands (its mode is not touched)."""
-    batches = zip(inputs.split(batch_size), labels.split(batch_size), strict=True)
+    batches = zip(inputs.split(batch_size), labels.split(batch_size), strict=True)  # type: ignore[no-untyped-call]
     wrong = sum(int((model(batch).argmax(dim=1) != classes).sum()) for batch, classes in batches)
     return wrong / len(labels)
 

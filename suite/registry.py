@@ -237,7 +237,7 @@ def _read_class(kind: Kind, file: Path, module: str | None, node: ast.ClassDef, 
         name = ast.literal_eval(call.args[0])
         options = {str(item.arg): ast.literal_eval(item.value) for item in call.keywords}
         hypers = tuple(_hypers(node))
-        presets = next(
+        presets: dict[str, Any] = next(
             (
                 ast.literal_eval(item.value)
                 for item in node.body

@@ -216,4 +216,4 @@ def _metric_of(spec: RunSpec) -> str:
 def make_scorer(task: Any, bundle: BundleFolder, spec: RunSpec, work: Path, permute: int | None = None) -> Scorer:
     """The scorer of the task's protocol. `permute` shuffles the hidden labels, to prove that nothing else moves."""
     kind = StreamScorer if isinstance(task, StreamTask) else AdaptationScorer
-    return kind(task, bundle, spec, work, permute)  # type: ignore[arg-type]
+    return kind(task, bundle, spec, work, permute)

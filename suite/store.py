@@ -117,8 +117,9 @@ class Store:
 
     def write(self, record: Record) -> Path:
         """Write `record` durably; an existing file of the same run is replaced in one step."""
-        path = self.path(record.spec)
-        write_atomic(path, records.encode(record))
+        path, scratch = self.path(record.spec), self.work(record.spec)
+        scratch.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, records.encode(record), scratch)
         return path
 
     def check_writable(self) -> None:

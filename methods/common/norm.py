@@ -96,9 +96,7 @@ class _Mixture:
 @contextlib.contextmanager
 def frozen_running_statistics(model: nn.Module) -> Iterator[None]:
     """Inside, batch norm layers in training mode use batch statistics but leave their running ones alone."""
-    layers = [
-        module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats
-    ]
+    layers = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     for layer in layers:
         layer.track_running_stats = False
     try:

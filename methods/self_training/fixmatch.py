@@ -41,9 +41,7 @@ class FixMatch(AdaptationMethod):
         "usb": {"ratio": 1},
     }
 
-    threshold: float = hyper(
-        0.95, low=0.0, high=1.0, help="confidence tau from which a prediction is a label"
-    )
+    threshold: float = hyper(0.95, low=0.0, high=1.0, help="confidence tau from which a prediction is a label")
     weight: float = hyper(1.0, low=0.0, high=10.0, help="weight lambda_u of the unlabelled loss")
     ratio: int = hyper(7, low=1, high=16, help="unlabelled examples per labelled one, mu")
 

@@ -13,9 +13,7 @@ from ...suite.registry import register_method
 from ..common.norm import mix_batch_statistics
 
 
-@register_method(
-    "norm", family="self-training", protocol="stream", paper="arXiv:2006.16971", needs=("batch-norm",)
-)
+@register_method("norm", family="self-training", protocol="stream", paper="arXiv:2006.16971", needs=("batch-norm",))
 @dataclass
 class Norm(StreamMethod):
     """Batch normalisation with the statistics of the test batch, mixed with those of the source.

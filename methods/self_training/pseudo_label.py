@@ -29,9 +29,7 @@ class PseudoLabel(AdaptationMethod):
     only the labelled ones move the running statistics of batch norm.
     """
 
-    threshold: float = hyper(
-        0.95, low=0.0, high=1.0, help="confidence tau from which a prediction is a label"
-    )
+    threshold: float = hyper(0.95, low=0.0, high=1.0, help="confidence tau from which a prediction is a label")
     weight: float = hyper(1.0, low=0.0, high=10.0, help="final weight of the unlabelled loss")
     ramp: float = hyper(0.4, low=0.0, high=1.0, help="share of the budget over which the weight rises")
     ratio: int = hyper(1, low=1, high=16, help="unlabelled examples per labelled one")

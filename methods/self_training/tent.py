@@ -16,9 +16,7 @@ from ..common.losses import entropy
 from ..common.norm import norm_parameters, use_batch_statistics
 
 
-@register_method(
-    "tent", family="self-training", protocol="stream", paper="arXiv:2006.10726", needs=("norm-layers",)
-)
+@register_method("tent", family="self-training", protocol="stream", paper="arXiv:2006.10726", needs=("norm-layers",))
 @dataclass
 class Tent(StreamMethod):
     """Entropy minimisation on the norm layers' scale and shift (Wang et al. 2021, arXiv:2006.10726).

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from ..metrics import Metric
-from ..spec import RunSpec, canonical
+from ..spec import Budget, RunSpec, canonical
 from ..store import Summary
 from .catalogue import Catalogue, metric_of
 from .intervals import Array
@@ -47,18 +47,12 @@ class Condition(NamedTuple):
     threads: int
 
     @property
-    def budget_text(self) -> str:
-        budget = json.loads(self.budget)
-        return f"{budget['limit']:,.0f} {budget['currency']}"
-
-    @property
     def text(self) -> str:
         """The condition in words, without the task's name."""
-        budget = json.loads(self.budget)
         threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
         return (
-            f"version {self.version} · {self.budget_text}, at most {budget['wall_seconds']:,.0f} s and "
-            f"{budget['memory_mb']:,} MiB · selection: {self.selection} · {self.device}, {self.precision}, {threads}"
+            f"version {self.version} · {budget_text(json.loads(self.budget))} · selection: {self.selection} · "
+            f"{self.device}, {self.precision}, {threads}"
         )
 
 
@@ -119,6 +113,14 @@ class Field:
     @property
     def title(self) -> str:
         return f"{self.task} ({self.condition.text})"
+
+
+def budget_text(budget: Mapping[str, Any]) -> str:
+    """A budget in words; fields that a task leaves out have the defaults of `Budget`."""
+    full = Budget.model_validate(dict(budget))
+    return (
+        f"{full.limit:,.0f} {full.currency}, at most {full.wall_seconds:,.0f} s and {full.memory_mb:,} MiB"
+    )
 
 
 def fields_of(runs: Iterable[Summary], catalogue: Catalogue) -> tuple[Field, ...]:

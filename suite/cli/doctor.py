@@ -113,7 +113,7 @@ def _registered() -> list[Finding]:
     found = []
     for kind in ("method", "task"):
         try:
-            names = registry.entries(kind)  # type: ignore[arg-type]
+            names = registry.entries(kind)
             found.append(Finding(True, f"{kind}s", f"{len(names)} registered"))
         except SelfbenchError as error:
             found.append(Finding(False, f"{kind}s", str(error)))

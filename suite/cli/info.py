@@ -26,7 +26,7 @@ def info(
     from ..suites import read_suite, suite_names
 
     for kind in ("method", "task"):
-        entry = registry.entries(kind).get(name)  # type: ignore[arg-type]
+        entry = registry.entries(kind).get(name)
         if entry is not None:
             data = _describe(entry)
             typer.echo(json.dumps(data, indent=1) if as_json else _text(data))

@@ -89,7 +89,7 @@ def retry(
 
 def _execute(specs: list[RunSpec], store: Store, jobs: int | None, *, replace: bool, suite: str | None) -> None:
     from ..engine.local import LocalExecutor
-    from ..engine.preparation import prepare
+    from ..engine.preparation import prepare, warm_modules
     from ..engine.runner import missing
     from ..engine.runner import run as run_specs
     from .progress import make_watcher
@@ -104,7 +104,7 @@ def _execute(specs: list[RunSpec], store: Store, jobs: int | None, *, replace: b
     slots = jobs or (1 if on_gpu else max(1, (os.cpu_count() or 1) // specs[0].threads))
     with (
         make_watcher(len(specs), len(specs) - len(todo)) as watcher,
-        LocalExecutor(slots, _gpus() if on_gpu else ()) as executor,
+        LocalExecutor(slots, _gpus() if on_gpu else (), warm_modules(todo)) as executor,
     ):
         prepare(todo, executor, store, watcher.note)
         summary = run_specs(specs, store, executor, watcher, replace=replace)

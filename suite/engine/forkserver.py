@@ -10,6 +10,7 @@ When the other end closes, every job is killed and the server leaves.
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -18,6 +19,7 @@ import signal
 import socket
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +35,11 @@ WARM = (
 )
 
 
-def main(fd: int) -> None:
+def main(fd: int, modules: Sequence[str] = ()) -> None:
     line = socket.socket(fileno=fd)
-    for name in WARM:
+    for name in (*WARM, *modules):
         importlib.import_module(name)
+    gc.freeze()
     adopt_orphans()
     wake_read, wake_write = os.pipe()
     for end in (wake_read, wake_write):
@@ -141,4 +144,4 @@ def _call(call: str, argument: Path) -> int:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), sys.argv[2:])

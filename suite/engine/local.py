@@ -27,10 +27,10 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS
 class LocalExecutor:
     """Runs up to `slots` jobs at once, with `gpus` (device indices) shared out among the slots when given.
 
-    One fork server is enough: the number of threads is set in each process anew.
+    `warm` names modules that the server imports once, beside torch: those of the tasks about to run. One fork server is enough: the number of threads is set in each process anew.
     """
 
-    def __init__(self, slots: int, gpus: tuple[int, ...] = ()) -> None:
+    def __init__(self, slots: int, gpus: tuple[int, ...] = (), warm: tuple[str, ...] = ()) -> None:
         self.slots = slots
         self._gpus = gpus
         self._ids = itertools.count(1)
@@ -43,7 +43,7 @@ class LocalExecutor:
         environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
         environment |= dict.fromkeys(_THREAD_VARIABLES, "1")
         self._server = subprocess.Popen(
-            [sys.executable, "-m", "selfbench.suite.engine.forkserver", str(theirs.fileno())],
+            [sys.executable, "-m", "selfbench.suite.engine.forkserver", str(theirs.fileno()), *warm],
             pass_fds=(theirs.fileno(),),
             env=environment,
             stdin=subprocess.DEVNULL,

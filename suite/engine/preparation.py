@@ -30,6 +30,13 @@ def prepare(specs: Sequence[RunSpec], executor: LocalExecutor, store: Store, tel
         _build(task, executor, store, tell)
 
 
+def warm_modules(specs: Sequence[RunSpec]) -> tuple[str, ...]:
+    """The modules of this package's tasks among `specs`; what others wrote is never imported into the server."""
+    tasks = [registry.get("task", name) for name in dict.fromkeys(spec.task.name for spec in specs)]
+    modules = [task.module for task in tasks if task.module and task.module.startswith("selfbench.tasks.")]
+    return tuple(dict.fromkeys(modules))
+
+
 def _build(task: registry.Entry, executor: LocalExecutor, store: Store, tell: Callable[[str], None]) -> None:
     work = store.root / ".work" / "prepare"
     request = write_request(task, work)

@@ -7,6 +7,7 @@ live in a nested SVG that stretches. Colours come from the style sheet by class.
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -15,9 +16,12 @@ from typing import NamedTuple
 from markupsafe import Markup, escape
 
 from ..board.ranking import Rank
-from ..board.scores import RANKED, Score, TaskBoard
+from ..board.scores import Score, TaskBoard
 from ..metrics import Metric
 from . import formats
+
+
+FAR = 3.0
 
 
 @dataclass(frozen=True)
@@ -56,12 +60,21 @@ def tick_text(value: float, metric: Metric) -> str:
 
 
 def board_axis(board: TaskBoard) -> Axis:
-    """The axis on which all rows of one task's board are drawn."""
+    """The axis of one task's board: around the rows near the best one, so that a far row cannot flatten the others.
+
+    A row further from the best than `FAR` times the median row is left out and drawn as an arrow at the edge.
+    """
+    rows = [score for score in board.scores if score.mean is not None]
+    start = (board.best.mean if board.best else None) or (rows[0].mean if rows else None) or 0.0
+    distances = sorted(abs((score.mean or 0.0) - start) for score in rows)
+    reach = FAR * distances[len(distances) // 2] if distances else 0.0
     values: list[float] = []
-    for score in board.scores:
-        values.extend(float(value) for value in score.row.values)
-        if score.interval and score.mean is not None:
-            values.extend(score.interval)
+    for score in rows:
+        if not reach or abs((score.mean or 0.0) - start) <= reach:
+            values.extend(float(value) for value in score.row.values)
+            values.extend(score.interval or ())
+    if board.mde and board.best:
+        values.append(start + (board.mde if board.field.metric.better == "lower" else -board.mde))
     return axis_of(values, share=board.field.metric.percent)
 
 
@@ -86,11 +99,15 @@ def forest(score: Score, board: TaskBoard, axis: Axis) -> Markup:
         parts.append(f'<rect class="m" x="{ends[0]}%" width="{round(ends[1] - ends[0], 2)}%" y="0" height="100%"/>')
     if mean is None:
         return Markup(f'<svg class="forest" aria-hidden="true" focusable="false">{"".join(parts)}</svg>')
-    if score.interval:
-        low, high = axis.at(score.interval.low), axis.at(score.interval.high)
-        parts.append(f'<line class="i" x1="{low}%" x2="{high}%" y1="50%" y2="50%"/>')
-    parts += [f'<circle class="s" cx="{axis.at(float(value))}%" cy="50%" r="2"/>' for value in score.row.values]
-    parts.append(_mark(score.kind, axis.at(mean)))
+    if axis.low <= mean <= axis.high:
+        if score.interval:
+            low, high = axis.at(score.interval.low), axis.at(score.interval.high)
+            parts.append(f'<line class="i" x1="{low}%" x2="{high}%" y1="50%" y2="50%"/>')
+        parts += [f'<circle class="s" cx="{axis.at(float(value))}%" cy="50%" r="2"/>' for value in score.row.values]
+        parts.append(_mark(score.kind, axis.at(mean)))
+    else:
+        arrow = "M-5-4 1 0-5 4" if mean > axis.high else "M5-4-1 0 5 4"
+        parts.append(f'<svg class="o" x="{axis.at(mean)}%" y="50%"><path d="{arrow}"/></svg>')
     text = f"{score.label}: mean {formats.number(mean, metric)}{formats.unit(metric)}"
     if score.interval:
         text += f", 95 % interval {formats.between(score.interval, metric)}"
@@ -135,8 +152,8 @@ class Panel:
 
 def panels(curves: Sequence[Curve], metric: Metric, key: str) -> tuple[Markup, list[Panel]]:
     """Small multiples: one panel per curve, all others in grey behind it. Returns shared shapes and the panels."""
-    x_axis = axis_of([x for curve in curves for x in curve.x], ticks=3, pad=0.0)
-    y_axis = axis_of([y for curve in curves for y in (*curve.low, *curve.high)], ticks=3, share=metric.percent)
+    x_axis = axis_of([x for curve in curves for x in curve.x], pad=0.0)
+    y_axis = axis_of([y for curve in curves for y in (*curve.low, *curve.high)], share=metric.percent)
     lines = "".join(f'<path d="{_line(curve.x, curve.mean, x_axis, y_axis)}"/>' for curve in curves)
     shared = Markup(
         '<svg class="defs" width="0" height="0" aria-hidden="true" focusable="false">'
@@ -201,11 +218,9 @@ def _band(curve: Curve, x_axis: Axis, y_axis: Axis) -> str:
 
 
 def heat_steps(values: Iterable[float]) -> Callable[[float], int]:
-    """A function from a value to one of ten tints, 0 for the best and 9 for the worst of `values` (lower is better)."""
+    """A function from a value to one of ten tints: the tenth of all `values` it falls into, 0 the lowest.
+
+    Tenths in place of equal steps, so that one far row does not leave all others without a tint.
+    """
     known = sorted(values)
-    low, high = (known[0], known[-1]) if known else (0.0, 1.0)
-    return lambda value: min(int(10 * (value - low) / (high - low)), 9) if high > low else 0
-
-
-__all__ = ["RANKED", "Axis", "Curve", "Panel", "axis_of", "board_axis", "forest", "heat_steps", "panels", "run_chart",
-           "scale", "strip"]  # fmt: skip
+    return lambda value: min(10 * bisect.bisect_left(known, value) // len(known), 9)

@@ -11,6 +11,7 @@ from ..metrics import Metric
 
 MINUS = "\N{MINUS SIGN}"
 DASH = "\N{EN DASH}"
+_GLUE = "\N{NO-BREAK SPACE}"
 _PLAIN = re.compile(r"[a-z0-9][a-z0-9._-]{0,80}")
 _ARXIV = re.compile(r"arxiv:\s*([a-z-]+(?:\.[a-z]{2})?/\d{7}|\d{4}\.\d{4,5})(v\d+)?", re.IGNORECASE)
 _DOI = re.compile(r"(?:doi:\s*)?(10\.\d{4,9}/\S+)", re.IGNORECASE)
@@ -60,19 +61,19 @@ def compact(value: float) -> str:
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= size:
             scaled = value / size
-            return f"{scaled:.1f} {letter}" if scaled < 10 else f"{scaled:.0f} {letter}"
+            return f"{scaled:.1f}{_GLUE}{letter}" if scaled < 10 else f"{scaled:.0f}{_GLUE}{letter}"
     return f"{value:.0f}"
 
 
 def duration(seconds: float) -> str:
     """Seconds as a person says them."""
     if seconds < 10:
-        return f"{seconds:.1f} s"
+        return f"{seconds:.1f}{_GLUE}s"
     if seconds < 120:
-        return f"{seconds:.0f} s"
+        return f"{seconds:.0f}{_GLUE}s"
     if seconds < 7200:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
+        return f"{seconds / 60:.0f}{_GLUE}min"
+    return f"{seconds / 3600:.1f}{_GLUE}h"
 
 
 def plural(value: int, one: str, many: str | None = None) -> str:

@@ -175,6 +175,15 @@ def _adaptation_data() -> tuple[dict[str, Any], dict[str, Any]]:
     return {"x": x}, plan
 
 
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> Iterator[None]:
+    """Models this small are ten times slower on threads that wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def dropout_task() -> TinyTask:
     """A task whose model has batch norm and dropout."""

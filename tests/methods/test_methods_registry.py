@@ -13,7 +13,7 @@ from selfbench.suite.protocols.adaptation import AdaptationMethod
 from selfbench.suite.protocols.stream import StreamMethod
 from selfbench.suite.registry import PACKAGE, Entry, entries
 
-OURS = {name: entry for name, entry in entries("method").items() if PACKAGE in entry.file.parents}
+OURS = {name: entry for name, entry in entries("method").items() if PACKAGE / "methods" in entry.file.parents}
 BASES = {"stream": StreamMethod, "adaptation": AdaptationMethod}
 
 each = pytest.mark.parametrize("entry", OURS.values(), ids=OURS)

@@ -34,7 +34,7 @@ def test_the_unlabelled_loss_has_a_gradient_proportional_to_its_weight(
     for weight in (0.0, 1.0, 3.0):
         one = _fresh(method, weight=weight)
         labeled, unlabeled = make_batches(make_view(one), unlabeled=8 * one.unlabeled_ratio())
-        # Never to be the same batch of labelled and unlabelled examples in one: no batch norm in this model.
+        # The model has no batch norm, through which unlabelled examples would move the supervised part too.
         parts = torch.autograd.grad(one.loss(labeled, unlabeled), list(one.model.parameters()))
         gradients[weight] = torch.cat([part.flatten() for part in parts])
     own = gradients[1.0] - gradients[0.0]

@@ -203,18 +203,18 @@ class CheatsOrder(StreamMethod):
 @register_method("walks", family="hostile", protocol="stream", paper="-")
 @dataclass
 class Walks(StreamMethod):
-    """Looks for the labels in everything its own process can reach without opening a file, and reports by its log.
+    """Looks for the labels in everything its own process can reach, and writes what it finds into a file.
 
     `needle` is the path of a file with the true labels in stream order; it is read only to recognise them.
     """
 
     needle: str = hyper("", help="file of the true labels (npy)")
+    report: str = hyper("", help="file that is written")
 
     def predict(self, images: Tensor) -> Tensor:
         if not hasattr(self, "walked"):
             self.walked = True
-            found = self.walk()
-            print("WALKED " + json.dumps(found), flush=True)
+            Path(self.report).write_text(json.dumps(self.walk()))
         return self.model(images)
 
     def walk(self) -> list[str]:
@@ -235,18 +235,22 @@ class Walks(StreamMethod):
             if id(item) in seen or item is truth:
                 continue
             seen.add(id(item))
-            if isinstance(item, (np.ndarray, Tensor)):
-                values = item.detach().cpu().numpy() if isinstance(item, Tensor) else item
+            kind = type(item)  # isinstance would ask the object itself, and some answer with a warning.
+            if issubclass(kind, (np.ndarray, Tensor)):
+                values = item.detach().cpu().numpy() if issubclass(kind, Tensor) else item
                 if self.matches(values, truth):
                     found.append(f"array at {path}")
-            elif isinstance(item, dict):
+            elif issubclass(kind, dict):
                 stack += [(value, f"{path}.{key!r:.40}") for key, value in list(item.items())]
-            elif isinstance(item, (list, tuple, set, frozenset)):
+            elif issubclass(kind, (list, tuple, set, frozenset)):
                 if len(item) >= 50 and self.matches_list(item, truth):
                     found.append(f"{type(item).__name__} at {path}")
                 stack += [(value, path) for value in list(item)]
-            elif hasattr(item, "__dict__"):
-                stack.append((vars(item), f"{path}<{type(item).__name__}>"))
+            else:
+                try:
+                    stack.append((vars(item), f"{path}<{type(item).__name__}>"))
+                except Exception:  # Some objects refuse to be looked at.
+                    continue
         found += self.open_files(truth)
         return found
 

@@ -23,7 +23,7 @@ def _mixed(x: np.ndarray, layer: nn.BatchNorm1d, w: float) -> np.ndarray:
         var = sum((value - mean) ** 2 for value in column) / len(column)
         mu = w * float(layer.running_mean[channel]) + (1 - w) * mean
         sigma = (w * float(layer.running_var[channel]) + (1 - w) * var + EPS) ** 0.5
-        gamma, beta = float(layer.weight[channel]), float(layer.bias[channel])
+        gamma, beta = layer.weight[channel].item(), layer.bias[channel].item()
         out[:, channel] = [(value - mu) / sigma * gamma + beta for value in column]
     return out
 

@@ -1,0 +1,107 @@
+"""What only the records themselves hold: curves along the run and scores by domain, averaged over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..board.scores import Score, TaskBoard
+from ..metrics import Metric
+from .charts import Curve, heat_steps
+
+Records = Mapping[str, Mapping[str, Any]]
+"""run id -> the record as plain data."""
+MOST_CURVES = 12
+MOST_POINTS = 60
+MOST_HEAT_ROWS = 40
+
+
+@dataclass(frozen=True)
+class HeatRow:
+    """One method's score in every domain, None where it has none, and the tint (0 best to 9 worst) of each."""
+
+    score: Score
+    cells: tuple[tuple[float | None, int], ...]
+
+
+@dataclass(frozen=True)
+class Heat:
+    metric: str
+    domains: tuple[str, ...]
+    rows: tuple[HeatRow, ...]
+
+
+def shown(scores: Iterable[Score], most: int) -> list[Score]:
+    """The best `most` scores that have finished runs; controls are kept whatever their place."""
+    have = [score for score in scores if score.finished]
+    kept = [score for score in have if score.kind != "method"]
+    room = max(most - len(kept), 0)
+    best = [score for score in have if score.kind == "method"][:room]
+    return [score for score in have if score in best or score in kept]
+
+
+def wanted(board: TaskBoard) -> list[str]:
+    """The run ids whose records `curves` and `heat` read."""
+    scores = shown(board.scores, max(MOST_CURVES, MOST_HEAT_ROWS))
+    return [item.run.run_id for score in scores for item in score.row.outcomes if item.value is not None]
+
+
+def curves(board: TaskBoard, records: Records) -> list[Curve]:
+    """Mean curves of the primary metric over seeds, with the range between them."""
+    found = []
+    for score in shown(board.scores, MOST_CURVES):
+        lines = []
+        for record in _records(score, records):
+            points = [p for p in record["curve"] if board.field.condition.primary in p["values"]]
+            if len(points) > 1:
+                x = [float(p["x"]) for p in points]
+                lines.append((x, [float(p["values"][board.field.condition.primary]) for p in points]))
+        if lines:
+            found.append(_curve(score, lines))
+    return found
+
+
+def heat(board: TaskBoard, records: Records, metric: Metric) -> Heat | None:
+    """The table of the primary metric by domain, or None where the records have no domains."""
+    name = board.field.condition.primary
+    rows: list[tuple[Score, dict[str, float]]] = []
+    for score in shown(board.scores, MOST_HEAT_ROWS):
+        gathered: dict[str, list[float]] = {}
+        for record in _records(score, records):
+            for domain, value in record["groups"].get(name, {}).items():
+                gathered.setdefault(domain, []).append(float(value))
+        if gathered:
+            rows.append((score, {domain: float(np.mean(values)) for domain, values in gathered.items()}))
+    if not rows:
+        return None
+    domains = tuple(sorted({domain for _, means in rows for domain in means}))
+    sign = 1 if metric.better == "lower" else -1
+    tint = heat_steps(sign * value for _, means in rows for value in means.values())
+    return Heat(name, domains, tuple(HeatRow(score, _cells(means, domains, tint, sign)) for score, means in rows))
+
+
+def _cells(means: dict[str, float], domains: Sequence[str], tint: Any, sign: int) -> tuple[tuple[float | None, int], ...]:
+    return tuple((means[d], tint(sign * means[d])) if d in means else (None, 0) for d in domains)
+
+
+def _records(score: Score, records: Records) -> list[Mapping[str, Any]]:
+    return [records[item.run.run_id] for item in score.row.outcomes if item.value is not None]
+
+
+def _curve(score: Score, lines: Sequence[tuple[list[float], list[float]]]) -> Curve:
+    """All seeds on the first one's points, thinned; seeds that ended elsewhere are interpolated."""
+    grid = np.array(lines[0][0])
+    if len(grid) > MOST_POINTS:
+        grid = grid[np.linspace(0, len(grid) - 1, MOST_POINTS).round().astype(int)]
+    values = np.array([np.interp(grid, x, y) for x, y in lines])
+    return Curve(
+        score.label,
+        score.kind,
+        grid.tolist(),
+        values.mean(axis=0).tolist(),
+        values.min(axis=0).tolist(),
+        values.max(axis=0).tolist(),
+    )

@@ -1,0 +1,47 @@
+"""The templates of `site/`, compiled, with the filters they use. Every value is escaped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from ..board.catalogue import metric_of
+from ..board.table import budget_text
+from . import charts, formats
+
+SITE = Path(__file__).resolve().parents[2] / "site"
+
+
+def environment() -> Environment:
+    env = Environment(
+        loader=FileSystemLoader(SITE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    env.filters.update(
+        number=formats.number,
+        spread=formats.spread,
+        signed=formats.signed,
+        between=formats.between,
+        unit=formats.unit,
+        count=formats.count,
+        compact=formats.compact,
+        duration=formats.duration,
+        plural=formats.plural,
+        budget=budget_text,
+        slug=formats.slug,
+    )
+    env.globals.update(
+        metric_of=metric_of,
+        forest=charts.forest,
+        strip=charts.strip,
+        scale=charts.scale,
+        board_axis=charts.board_axis,
+        paper_link=formats.paper_link,
+        DASH=formats.DASH,
+    )
+    return env

@@ -1,0 +1,221 @@
+"""All pages but those of single runs: contexts for the templates of `site/templates`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jinja2 import Environment
+from markupsafe import Markup
+
+from ..board import rules
+from ..board.catalogue import UNKNOWN_PROTOCOL, Catalogue
+from ..board.example import worked_example
+from ..board.export import board_data, boards_csv, json_text, suite_data
+from ..board.scores import Score, TaskBoard
+from ..board.suites import SuiteBoard
+from ..needs import NEEDS
+from ..registry import Entry
+from ..store import Summary, read_bodies
+from . import charts, details
+from .environment import environment
+from .formats import compact, slug
+
+RUNS_PER_PAGE = 500
+
+
+class Page(NamedTuple):
+    """A file of the site: its path below the root, and its text."""
+
+    path: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Numbers about the whole site, on its first page and in every footer."""
+
+    runs: int
+    failed: int
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class TaskView:
+    """A task with its board in every suite, and its runs outside of all suites."""
+
+    name: str
+    title: str
+    protocol: str
+    entry: Entry | None
+    boards: tuple[tuple[SuiteBoard, TaskBoard], ...]
+    loose: tuple[TaskBoard, ...]
+
+    @property
+    def runs(self) -> int:
+        """Finished or failed runs, each counted once."""
+        every = [*(board for _, board in self.boards), *self.loose]
+        return len(
+            {o.run.run_id for b in every for s in b.scores for o in s.row.outcomes if o.status != "missing"}
+        )
+
+
+class Place(NamedTuple):
+    """Where a method stands: its score on one board, of a suite or of none."""
+
+    suite: SuiteBoard | None
+    board: TaskBoard
+    score: Score
+
+
+@dataclass(frozen=True)
+class MethodView:
+    name: str
+    entry: Entry | None
+    kind: str
+    places: tuple[Place, ...]
+
+    @property
+    def protocol(self) -> str:
+        return self.entry.protocol if self.entry else UNKNOWN_PROTOCOL
+
+    @property
+    def paper(self) -> str:
+        return str(self.entry.options.get("paper", "-")) if self.entry else "-"
+
+
+@dataclass(frozen=True)
+class Pages:
+    """Renders pages from boards; yields their texts and touches no file."""
+
+    catalogue: Catalogue
+    suites: Sequence[SuiteBoard]
+    tasks: Sequence[TaskView]
+    methods: Sequence[MethodView]
+    facts: Facts
+    index: Path
+
+    @cached_property
+    def _env(self) -> Environment:
+        env = environment()
+        env.globals.update(catalogue=self.catalogue, facts=self.facts, rules=rules, needs_text=NEEDS)
+        return env
+
+    def _page(self, path: str, template: str, section: str, **context: Any) -> Page:
+        root = "../" * path.count("/")
+        text = self._env.get_template(template).render(root=root, section=section, **context)
+        return Page(path, text)
+
+    def all(self) -> Iterator[Page]:
+        yield self._page("index.html", "index.html", "board", suites=self.suites, tasks=self.tasks, methods=self.methods)
+        yield self._page("rules.html", "rules.html", "rules", example=worked_example())
+        yield self._page("tasks/index.html", "tasks.html", "tasks", tasks=self.tasks)
+        yield self._page("methods/index.html", "methods.html", "methods", methods=self.methods)
+        for suite in self.suites:
+            yield from self._suite(suite)
+        for task in self.tasks:
+            yield from self._task(task)
+        for method in self.methods:
+            path = f"methods/{slug(method.name)}.html"
+            yield self._page(path, "method.html", "methods", method=method, doc=paragraphs(method.entry))
+
+    def _suite(self, suite: SuiteBoard) -> Iterator[Page]:
+        name = slug(suite.name)
+        yield self._page(f"suites/{name}.html", "suite.html", "board", suite=suite)
+        yield Page(f"data/suite-{name}.csv", boards_csv(suite.tasks))
+        yield Page(f"data/suite-{name}.json", json_text(suite_data(suite)))
+
+    def _task(self, task: TaskView) -> Iterator[Page]:
+        name = slug(task.name)
+        sections = [
+            {"suite": suite, "board": board, **self._details(board, f"curves{at}")}
+            for at, (suite, board) in enumerate(task.boards)
+        ]
+        path = f"tasks/{name}.html"
+        yield self._page(path, "task.html", "tasks", task=task, sections=sections, doc=paragraphs(task.entry))
+        boards = [*(board for _, board in task.boards), *task.loose]
+        yield Page(f"data/task-{name}.csv", boards_csv(boards))
+        yield Page(f"data/task-{name}.json", json_text([board_data(board) for board in boards]))
+
+    def _details(self, board: TaskBoard, key: str) -> dict[str, Any]:
+        metric = board.field.metric
+        records = {name: json.loads(body) for name, body in read_bodies(self.index, details.wanted(board)).items()}
+        curves = details.curves(board, records)
+        shared, panels = charts.panels(curves, metric, key) if curves else (Markup(""), [])
+        span = ""
+        if curves:
+            what = "images" if self.catalogue.protocol(board.field.task) == "stream" else "spent"
+            span = f"from {compact(min(c.x[0] for c in curves))} to {compact(max(c.x[-1] for c in curves))} {what}"
+        return {"shared": shared, "panels": panels, "span": span, "heat": details.heat(board, records, metric)}
+
+    def runs(self, runs: Sequence[Summary], labels: Mapping[str, str], suites_of: Mapping[str, Any]) -> Iterator[Page]:
+        """The list of all runs, `RUNS_PER_PAGE` to a page."""
+        last = max((len(runs) + RUNS_PER_PAGE - 1) // RUNS_PER_PAGE, 1)
+        for number in range(1, last + 1):
+            chunk = runs[(number - 1) * RUNS_PER_PAGE : number * RUNS_PER_PAGE]
+            yield self._page(
+                run_page(number),
+                "runs.html",
+                "runs",
+                runs=[(run, labels[run.run_id], suites_of.get(run.run_id, ())) for run in chunk],
+                number=number,
+                last=last,
+                first_row=(number - 1) * RUNS_PER_PAGE + 1,
+                run_page=run_page,
+            )
+
+
+def run_page(number: int) -> str:
+    return "runs/index.html" if number == 1 else f"runs/page-{number}.html"
+
+
+def task_views(
+    catalogue: Catalogue, suites: Sequence[SuiteBoard], loose: Iterable[TaskBoard]
+) -> list[TaskView]:
+    """Every task that has a record or is part of a suite, and every registered one, by protocol and name."""
+    outside: dict[str, list[TaskBoard]] = {}
+    for board in loose:
+        outside.setdefault(board.field.task, []).append(board)
+    inside: dict[str, list[tuple[SuiteBoard, TaskBoard]]] = {}
+    for suite in suites:
+        for board in suite.tasks:
+            inside.setdefault(board.field.task, []).append((suite, board))
+    views = [
+        TaskView(
+            name,
+            catalogue.task_title(name),
+            catalogue.protocol(name),
+            catalogue.tasks.get(name),
+            tuple(inside.get(name, ())),
+            tuple(outside.get(name, ())),
+        )
+        for name in {*inside, *outside, *catalogue.tasks}
+    ]
+    return sorted(views, key=lambda view: (view.protocol, view.name))
+
+
+def method_views(
+    catalogue: Catalogue, suites: Sequence[SuiteBoard], loose: Iterable[TaskBoard]
+) -> list[MethodView]:
+    """Every method with a record, a place in a suite or a registration, by name."""
+    places: dict[str, list[Place]] = {}
+    boards = [(suite, board) for suite in suites for board in suite.tasks]
+    for suite, board in [*boards, *((None, board) for board in loose)]:
+        for score in board.scores:
+            places.setdefault(score.row.method, []).append(Place(suite, board, score))
+    return [
+        MethodView(name, catalogue.methods.get(name), catalogue.kind(name), tuple(places.get(name, ())))
+        for name in sorted({*places, *catalogue.methods})
+    ]
+
+
+def paragraphs(entry: Entry | None) -> list[tuple[str, str]]:
+    """A docstring as (`p` or `pre`, text): indented blocks keep their lines."""
+    if entry is None:
+        return []
+    blocks = [block.strip("\n") for block in entry.doc.split("\n\n") if block.strip()]
+    return [("pre", block) if block.startswith((" ", "\t")) else ("p", " ".join(block.split())) for block in blocks]

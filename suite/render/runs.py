@@ -1,0 +1,117 @@
+"""The page of one run; made in worker processes, which read the records from the index file themselves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from markupsafe import Markup
+
+from ..board.catalogue import Catalogue, metric_of
+from ..board.table import Field
+from ..store import read_bodies
+from .charts import run_chart
+from .environment import environment
+from .formats import slug
+
+
+class Job(NamedTuple):
+    """The runs of one row: a page each, linked to the others. `runs` holds (seed, run id, status, suites)."""
+
+    label: str
+    method: str
+    task: str
+    primary: str
+    condition: str
+    runs: tuple[tuple[int, str, str, tuple[str, ...]], ...]
+
+
+def jobs_of(fields: Iterable[Field], suites_of: dict[str, tuple[str, ...]]) -> list[Job]:
+    return [
+        Job(
+            row.label,
+            row.method,
+            field.task,
+            field.condition.primary,
+            field.condition.text,
+            tuple(
+                (item.seed, item.run.run_id, item.status, suites_of.get(item.run.run_id, ())) for item in row.outcomes
+            ),
+        )
+        for field in fields
+        for row in field.rows
+    ]
+
+
+@dataclass(frozen=True)
+class RunPages:
+    """Writes run pages from the index file `index` into the folder `out`; picklable, so that workers get a copy."""
+
+    index: Path
+    out: Path
+    catalogue: Catalogue
+    suite_titles: dict[str, str]
+
+    @cached_property
+    def _template(self) -> Any:
+        return environment().get_template("run.html")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_template"}
+
+    def write(self, jobs: Sequence[Job]) -> int:
+        """Write the pages of all runs of `jobs`; returns their number."""
+        bodies = read_bodies(self.index, [run[1] for job in jobs for run in job.runs])
+        for job in jobs:
+            for _, run_id, _, suites in job.runs:
+                text = self.page(job, json.loads(bodies[run_id]), suites)
+                with (self.out / f"{run_id}.html").open("w", encoding="utf-8") as file:
+                    file.write(text)
+        return len(bodies)
+
+    def page(self, job: Job, record: dict[str, Any], suites: Sequence[str]) -> str:
+        metric = metric_of(job.primary)
+        chart, series = _chart(record["curve"], job.primary)
+        return str(
+            self._template.render(
+                root="../",
+                section="runs",
+                job=job,
+                record=record,
+                spec=record["spec"],
+                metric=metric,
+                title=self.catalogue.task_title(job.task),
+                protocol=self.catalogue.protocol(job.task),
+                suites=[(name, self.suite_titles[name]) for name in suites],
+                groups=_groups(record["groups"]),
+                chart=chart,
+                series=series,
+                method_page=slug(job.method),
+                task_page=slug(job.task),
+            )
+        )
+
+
+def _groups(groups: dict[str, dict[str, float]]) -> tuple[list[str], list[tuple[str, list[float | None]]]]:
+    """Metrics by domain as a table: the metrics, and per domain its values."""
+    metrics = sorted(groups)
+    domains = sorted({domain for values in groups.values() for domain in values})
+    return metrics, [(domain, [groups[name].get(domain) for name in metrics]) for domain in domains]
+
+
+def _chart(curve: list[dict[str, Any]], primary: str) -> tuple[Markup | None, list[str]]:
+    """The curve of the primary metric, and of the validation score where it was taken at the same points."""
+    points = [point for point in curve if primary in point["values"]]
+    if len(points) < 2:
+        return None, []
+    names = [primary]
+    if all("validation" in point["values"] for point in points):
+        names.append("validation")
+    titles = [metric_of(primary).title, *(name.capitalize() for name in names[1:])]
+    lines = [[float(point["values"][name]) for point in points] for name in names]
+    chart = run_chart([float(p["x"]) for p in points], list(zip(titles, lines, strict=True)), metric_of(primary))
+    return chart, titles
