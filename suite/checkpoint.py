@@ -27,7 +27,7 @@ def capture(owner: Any, skip: tuple[str, ...] = ()) -> dict[str, Any]:
 def restore(owner: Any, state: Mapping[str, Any]) -> None:
     """Put `state` back into `owner`, which was set up anew; what can load a state keeps its identity."""
     for name, value in state.items():
-        setattr(owner, name, _restore(getattr(owner, name, None), value))
+        setattr(owner, name, _restore(getattr(owner, name, None), value, f"{type(owner).__name__}.{name}"))
 
 
 def _capture(value: Any, where: str) -> Any:
@@ -52,7 +52,7 @@ def _capture(value: Any, where: str) -> Any:
     )
 
 
-def _restore(current: Any, saved: Any) -> Any:
+def _restore(current: Any, saved: Any, where: str) -> Any:
     if not isinstance(saved, dict):
         if isinstance(saved, Tensor) and isinstance(current, Tensor) and current.shape == saved.shape:
             with torch.no_grad():
@@ -66,16 +66,21 @@ def _restore(current: Any, saved: Any) -> Any:
         generator.set_state(saved["__generator__"].cpu())
         return generator
     if "__state__" in saved:
+        if not hasattr(current, "load_state_dict"):
+            raise MethodError(
+                f"{where} is a module or an optimiser made after `setup`, so that a resumed run cannot restore it. "
+                "Make it in `setup`."
+            )
         current.load_state_dict(saved["__state__"])
         for name, module in current.named_modules() if "training" in saved else ():
             module.training = saved["training"][name]
         return current
     if "__items__" in saved:
         old = list(current) if isinstance(current, (list, tuple)) else []
-        items = [_restore(old[i] if i < len(old) else None, item) for i, item in enumerate(saved["__items__"])]
+        items = [_restore(old[i] if i < len(old) else None, item, where) for i, item in enumerate(saved["__items__"])]
         return tuple(items) if saved["tuple"] else items
     old_map = current if isinstance(current, dict) else {}
-    return {key: _restore(old_map.get(key), item) for key, item in saved["__dict__"]}
+    return {key: _restore(old_map.get(key), item, where) for key, item in saved["__dict__"]}
 
 
 def save(path: Path, state: Mapping[str, Any], device: torch.device) -> None:

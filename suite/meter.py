@@ -12,12 +12,13 @@ import resource
 import sys
 import time
 import weakref
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import register_multi_grad_hook
 
 from .errors import BudgetExhausted, MethodError
 from .spec import Budget
@@ -161,7 +162,7 @@ class _Hook:
 
     def register(self, module: nn.Module) -> None:
         module.register_forward_pre_hook(_Before(self), with_kwargs=True)
-        module.register_forward_hook(_After(self), always_call=True)
+        module.register_forward_hook(_After(self), with_kwargs=True, always_call=True)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Hook:
         return self
@@ -194,19 +195,23 @@ class _After:
     def __init__(self, hook: _Hook) -> None:
         self.hook = hook
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         hook, meter = self.hook, self.hook.meter
         meter._depth -= 1
         if meter._pauses or not (hook.is_root or meter._depth == 0) or not torch.is_grad_enabled():
             return
-        tensor = _differentiable(output)
-        if tensor is not None:
-            share = hook.share
+        tensors = list(_differentiable(output))
+        if not tensors:
+            return
+        work = _batch_size(args, kwargs) * hook.share
 
-            def count(gradient: Tensor) -> None:
-                meter.charge(backward=len(gradient) * share if gradient.dim() else share)
+        def count(gradient: Tensor) -> None:
+            meter.charge(backward=work)
 
-            tensor.register_hook(count)  # type: ignore[no-untyped-call]
+        if len(tensors) == 1:
+            tensors[0].register_hook(count)
+        else:
+            register_multi_grad_hook(tensors, count, mode="any")
 
 
 def _batch_size(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
@@ -219,18 +224,20 @@ def _batch_size(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
     return 1
 
 
-def _differentiable(output: Any) -> Tensor | None:
-    """The output, or its first tensor, through which a gradient can flow."""
+def _differentiable(output: Any) -> Iterator[Tensor]:
+    """The tensors of an output through which a gradient can flow."""
     if isinstance(output, Tensor):
-        return output if output.requires_grad else None
-    if isinstance(output, dict):
-        output = output.values()
-    if isinstance(output, (list, tuple)) or hasattr(output, "__iter__"):
+        if output.requires_grad:
+            yield output
+    elif isinstance(output, Mapping):
+        for item in output.values():
+            yield from _differentiable(item)
+    elif isinstance(output, (list, tuple)):
         for item in output:
-            found = _differentiable(item)
-            if found is not None:
-                return found
-    return None
+            yield from _differentiable(item)
+    elif is_dataclass(output):
+        for field in fields(output):
+            yield from _differentiable(getattr(output, field.name))
 
 
 def peak_memory_mb() -> float:

@@ -13,7 +13,9 @@ import functools
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -192,7 +194,7 @@ def _all(kind: Kind, search_path: str) -> Iterator[Entry]:
         module = ".".join(("selfbench", *file.relative_to(PACKAGE).with_suffix("").parts))
         yield from read_file(kind, file, module)
     for folder in filter(None, search_path.split(os.pathsep)):
-        path = Path(folder)
+        path = Path(folder).resolve()
         if not path.exists():
             raise RegistryError(f"SELFBENCH_PATH names '{folder}', which does not exist.")
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
@@ -205,25 +207,30 @@ def _entry_points(kind: Kind) -> Iterator[Entry]:
     from importlib.metadata import entry_points
 
     for point in entry_points(group=f"selfbench.{kind}s"):
-        spec = importlib.util.find_spec(point.module)
+        try:
+            spec = importlib.util.find_spec(point.module)
+        except ModuleNotFoundError:
+            spec = None
         if spec is None or spec.origin is None:
             raise RegistryError(
                 f"Entry point '{point.name}' names the module '{point.module}', which is not installed."
             )
-        for entry in read_file(kind, Path(spec.origin), point.module):
+        for entry in read_file(kind, Path(spec.origin).resolve(), point.module):
             if not point.attr or point.attr == entry.qualname:
                 yield entry
 
 
 def read_file(kind: Kind, file: Path, module: str | None) -> Iterator[Entry]:
     """The registrations in one source file, in order."""
-    source = file.read_text(encoding="utf-8")
-    if f"register_{kind}(" not in source:
-        return
     try:
+        source = file.read_text(encoding="utf-8")
+        if f"register_{kind}(" not in source:
+            return
         tree = ast.parse(source, str(file))
     except SyntaxError as error:
         raise RegistryError(f"{file}, line {error.lineno}: {error.msg}.") from None
+    except (OSError, ValueError) as error:
+        raise RegistryError(f"{file} cannot be read: {error}.") from None
     for node in tree.body:
         if isinstance(node, ast.ClassDef):
             for call in node.decorator_list:
@@ -234,8 +241,8 @@ def read_file(kind: Kind, file: Path, module: str | None) -> Iterator[Entry]:
 def _read_class(kind: Kind, file: Path, module: str | None, node: ast.ClassDef, call: ast.Call) -> Entry:
     where = f"{file}, line {call.lineno}"
     try:
-        name = ast.literal_eval(call.args[0])
-        options = {str(item.arg): ast.literal_eval(item.value) for item in call.keywords}
+        given = [ast.literal_eval(item) for item in call.args]
+        named = {str(item.arg): ast.literal_eval(item.value) for item in call.keywords}
         hypers = tuple(_hypers(node))
         presets: dict[str, Any] = next(
             (
@@ -247,25 +254,37 @@ def _read_class(kind: Kind, file: Path, module: str | None, node: ast.ClassDef, 
         )
     except (ValueError, IndexError):
         raise RegistryError(f"{where}: the arguments of register_{kind} and hyper must be literals.") from None
-    if options.get("protocol") not in PROTOCOLS:
-        raise RegistryError(
-            f"{where}: protocol must be one of {', '.join(PROTOCOLS)}, got {options.get('protocol')!r}."
-        )
+    except TypeError as error:
+        raise RegistryError(f"{where}: a hyper-parameter of {node.name}: {error}.") from None
+    name, options = _arguments(kind, given, named, where)
     if kind == "method":
         for base in node.bases:
             base_file, _ = _BASES.get(ast.unparse(base).split(".")[-1], (None, None))
             if base_file:
                 own = {item.name for item in hypers}
                 hypers = tuple(item for item in _base_hypers(base_file) if item.name not in own) + hypers
-        options.setdefault("needs", ())
-    else:
-        options.setdefault("grants", ())
-        options.setdefault("tags", ())
-        options.setdefault("selection", "last")
-        options.setdefault("bundle", None)
-    options.setdefault("version", "1")
     doc = ast.get_docstring(node) or ""
     return Entry(kind, name, node.name, file, module, doc, options, hypers, presets)
+
+
+def _arguments(kind: Kind, given: list[Any], named: dict[str, Any], where: str) -> tuple[str, dict[str, Any]]:
+    """Name and options of a registration, defaults filled in, checked as the decorator's signature would."""
+    signature = inspect.signature(register_method if kind == "method" else register_task)
+    try:
+        bound = signature.bind(*given, **named)
+    except TypeError as error:
+        raise RegistryError(f"{where}: register_{kind}: {error}.") from None
+    bound.apply_defaults()
+    options = dict(bound.arguments)
+    name = options.pop("name")
+    if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
+        raise RegistryError(f"{where}: a {kind}'s name is lower case words joined by '-', got {name!r}.")
+    if options["protocol"] not in PROTOCOLS:
+        raise RegistryError(f"{where}: protocol must be one of {', '.join(PROTOCOLS)}, got {options['protocol']!r}.")
+    for word in ("needs", "data", "grants", "tags"):
+        if not isinstance(options.get(word, ()), tuple):
+            raise RegistryError(f"{where}: {word} must be a tuple such as ('one',), got {options[word]!r}.")
+    return name, options
 
 
 @functools.cache

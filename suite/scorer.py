@@ -189,7 +189,10 @@ class AdaptationScorer:
             raise MethodError(f"method '{self._spec.method.name}' ended without a predictor")
         validation = [point["validation"] for point in points if "validation" in point]
         test = [point["metrics"][self._metric] for point in points]
-        chosen = points[chosen_point(self._spec.selection, self._metric, validation, test)]
+        try:
+            chosen = points[chosen_point(self._spec.selection, self._metric, validation, test)]
+        except ValueError as error:
+            raise MethodError(f"task '{self._spec.task.name}' has no validation set: {error}") from None
         scores = Scores(chosen["metrics"], chosen["n"], chosen["groups"])
         curve = [
             Point(

@@ -59,7 +59,7 @@ def load_suite(name: str | Path, settings: Settings = Settings()) -> Suite:
     path, table = read_suite(name)
     _expect_keys(table, _KEYS, f"{path}")
     seeds = table.get("seeds")
-    if not isinstance(seeds, list) or not seeds or not all(isinstance(seed, int) and seed >= 0 for seed in seeds):
+    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
         raise UsageError(f"{path}: 'seeds' must be a list of integers from 0, such as [0, 1, 2].")
     if len(set(seeds)) != len(seeds):
         raise UsageError(f"{path}: 'seeds' names one seed twice.")
@@ -71,12 +71,12 @@ def load_suite(name: str | Path, settings: Settings = Settings()) -> Suite:
         where = f"{path}, pairs {number}"
         _expect_keys(pair, _PAIR_KEYS, where)
         for spec in expand(
-            tasks=_list(pair, "tasks", where),
+            tasks=map(str, _list(pair, "tasks", where)),
             methods=_list(pair, "methods", where),
             seeds=seeds,
             settings=settings,
-            budget=pair.get("budget"),
-            selection=pair.get("selection"),
+            budget=_table(pair, "budget", where),
+            selection=str(pair["selection"]) if "selection" in pair else None,
             where=where,
         ):
             specs.setdefault(spec.run_id, spec)
@@ -103,6 +103,8 @@ def read_suite(name: str | Path) -> tuple[Path, dict[str, Any]]:
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not valid TOML: {error}.") from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}.") from None
 
 
 def expand(
@@ -165,6 +167,8 @@ def make_spec(
             f"{where}: there is no selection rule '{rule}'.{did_you_mean(rule, RULES)} "
             f"The rules are: {', '.join(RULES)}."
         )
+    if task.protocol == "stream" and rule != "last":
+        raise UsageError(f"{where}: a stream has one prediction of each image and nothing to select; leave out '{rule}'.")
     try:
         return RunSpec(
             task=TaskRef(name=task.name, version=task.version),
@@ -188,13 +192,20 @@ def _method(item: str | Mapping[str, Any], where: str) -> tuple[Entry, Mapping[s
     if not isinstance(item, Mapping) or not isinstance(item.get("name"), str):
         raise UsageError(f"{where}: a method is a name or a table with 'name' and 'params', got {item!r}.")
     _expect_keys(item, {"name", "params"}, where)
-    return registry.get("method", item["name"]), item.get("params", {})
+    return registry.get("method", item["name"]), _table(item, "params", where)
 
 
 def _list(pair: Mapping[str, Any], key: str, where: str) -> list[Any]:
     value = pair.get(key)
     if not isinstance(value, list) or not value:
         raise UsageError(f"{where}: '{key}' must be a list of names.")
+    return value
+
+
+def _table(owner: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
+    value = owner.get(key, {})
+    if not isinstance(value, Mapping):
+        raise UsageError(f"{where}: '{key}' must be a table such as {{ name = 1 }}, got {value!r}.")
     return value
 
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import socket
 import struct
+import time
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +20,9 @@ from .errors import MethodError
 Array = np.ndarray[Any, Any]
 _PREFIX = struct.Struct("<IQ")
 MAX_HEADER = 4 << 20
-MAX_BODY = 8 << 30
+MAX_BODY = 1 << 30
+_FIRST_READ = 1 << 20
+_SHORTEST_WAIT = 0.1
 _KINDS = frozenset("biuf")
 
 
@@ -39,7 +43,7 @@ class Wire:
         described = []
         buffers: list[Any] = []
         for name, array in (arrays or {}).items():
-            block = np.ascontiguousarray(array)
+            block = np.asarray(array, order="C")
             described.append((name, block.dtype.str, block.shape))
             buffers.append(block.reshape(-1).view(np.uint8).data if block.size else b"")
         header = json.dumps([kind, fields, described]).encode()
@@ -56,40 +60,56 @@ class Wire:
         number = step.to_bytes(8, "little")
         self.socket.sendall(_PREFIX.pack(len(header), len(body) + 8) + header + number + body)
 
-    def receive(self) -> Message | None:
-        """The next message, None at the end of the line; raises `MethodError` on a malformed frame."""
-        prefix = self._read(_PREFIX.size)
+    def receive(self, deadline: float | None = None) -> Message | None:
+        """The next message, None at the end of the line.
+
+        Raises `MethodError` on a malformed frame, and `TimeoutError` when it is not whole at `deadline` (a time of
+        `time.monotonic`), however slowly it trickles in.
+        """
+        prefix = self._read(_PREFIX.size, deadline)
         if prefix is None:
             return None
         header_size, body_size = _PREFIX.unpack(prefix)
         if header_size > MAX_HEADER or body_size > MAX_BODY:
             raise MethodError("the method's process sent a malformed frame")
-        header, body = self._read(header_size), self._read(body_size)
+        header, body = self._read(header_size, deadline), self._read(body_size, deadline)
         if header is None or body is None:
             return None
         try:
             kind, fields, described = json.loads(header)
+            if not isinstance(kind, str) or not isinstance(fields, dict):
+                raise ValueError("its header is no kind with fields")
             arrays: dict[str, Array] = {}
             offset = 0
             for name, dtype, shape in described:
                 kind_of = np.dtype(dtype)
                 if kind_of.kind not in _KINDS:
                     raise ValueError(f"dtype {dtype}")
-                count = int(np.prod(shape, dtype=np.int64))
-                arrays[name] = np.frombuffer(body, kind_of, count, offset).reshape(shape)
-                offset += count * kind_of.itemsize
-        except (ValueError, TypeError) as error:
+                size = math.prod(shape) * kind_of.itemsize
+                arrays[name] = np.frombuffer(memoryview(body)[offset : offset + size], kind_of).reshape(shape)
+                offset += size
+            if offset != len(body):
+                raise ValueError(f"{len(body)} bytes for arrays of {offset}")
+        except (ValueError, TypeError, RecursionError) as error:
             raise MethodError(f"the method's process sent a malformed frame ({error})") from None
         return Message(kind, fields, arrays)
 
-    def _read(self, size: int) -> bytearray | None:
-        data = bytearray(size)
-        view = memoryview(data)
-        while view:
-            got = self.socket.recv_into(view)
+    def _read(self, size: int, deadline: float | None) -> bytearray | None:
+        """`size` bytes, None at the end of the line. Memory grows with what has come, not with what was announced."""
+        data = bytearray(min(size, _FIRST_READ))
+        filled = 0
+        while filled < size:
+            if filled == len(data):
+                data += bytes(min(size - filled, filled))
+            if deadline is not None:
+                self.socket.settimeout(max(_SHORTEST_WAIT, deadline - time.monotonic()))
+            with memoryview(data) as view, view[filled:] as rest:
+                got = self.socket.recv_into(rest)
             if not got:
                 return None
-            view = view[got:]
+            filled += got
+            if deadline is not None and filled < size and time.monotonic() > deadline:
+                raise TimeoutError
         return data
 
 

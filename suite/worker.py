@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import Field, ValidationError
 
 from . import registry
 from .bundle import BundleFolder, source_key
@@ -77,13 +78,21 @@ def main(job: Job) -> int:
     return 0
 
 
+class _Tally(Cost):
+    """What the method's process counted, as it comes over the line."""
+
+    ended: bool = False
+    resumed: int = Field(default=0, ge=0)
+    gpu: str | None = None
+
+
 @dataclass
 class _Result:
     """What came over the line: how the run ended, what it counted."""
 
     status: Status = "ok"
     reason: str = ""
-    counts: dict[str, Any] = field(default_factory=dict)
+    tally: _Tally = field(default_factory=_Tally)
     outcome: Outcome | None = None
 
 
@@ -146,33 +155,45 @@ def _listen(wire: Wire, scorer: Scorer, result: _Result, spec: RunSpec, method_p
         ready, _, _ = select.select([wire.socket], [], [], min(_LOOK_EVERY, deadline - now))
         if not ready:
             continue
-        # A frame that stops halfway must not hold the scorer beyond the hard limit.
-        wire.socket.settimeout(max(0.1, deadline - time.monotonic()))
         try:
-            message = wire.receive()
+            message = wire.receive(deadline)
+            if message is not None:
+                if _is_last(message, result):
+                    return
+                _handle(scorer, message, wire)
+                continue
         except TimeoutError:
             continue
-        except ConnectionResetError:
-            message = None
-        if message is None:
-            result.status, result.reason = "failed", _death(method_pid)
-            return
-        if _is_last(message, result):
-            return
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+        result.status, result.reason = "failed", _death(method_pid)
+        return
+
+
+def _handle(scorer: Scorer, message: Message, wire: Wire) -> None:
+    """Let the scorer take one message; one that makes no sense is the fault of the method's process."""
+    try:
         scorer.handle(message, wire)
+    except (LookupError, TypeError, ValueError, OverflowError) as error:
+        traceback.print_exc()
+        what = f"{type(error).__name__}: {error}"
+        raise MethodError(f"the method's process sent a '{message.kind}' that cannot be scored ({what})") from error
 
 
 def _is_last(message: Message, result: _Result) -> bool:
-    if message.kind == "finished":
-        result.counts = message.fields
-        return True
+    if message.kind not in ("finished", "failed"):
+        return False
+    counts: Any = message.fields
     if message.kind == "failed":
         status = message.fields.get("status")
         result.status = status if status in ("failed", "oom") else "failed"
         result.reason = str(message.fields.get("reason", ""))[:2000]
-        result.counts = message.fields.get("counts", {})
-        return True
-    return False
+        counts = message.fields.get("counts", {})
+    try:
+        result.tally = _Tally.model_validate(counts)
+    except ValidationError:
+        raise MethodError("the method's process sent counts that make no sense") from None
+    return True
 
 
 def _death(pid: int) -> str:
@@ -270,12 +291,10 @@ def _record(
     bundle: BundleFolder,
     seconds: float,
 ) -> Record:
-    counts = dict(result.counts)
-    used_up, gpu, resumed = bool(counts.pop("ended", False)), counts.pop("gpu", None), int(counts.pop("resumed", 0))
-    outcome = result.outcome
-    if outcome is not None:
-        counts["labels"] = int(counts.get("labels", 0)) + outcome.extra_labels
-    counts["setup_seconds"] = max(0.0, seconds - float(counts.get("seconds", 0.0)))
+    tally, outcome = result.tally, result.outcome
+    cost = tally.model_dump(include=set(Cost.model_fields))
+    cost["labels"] += outcome.extra_labels if outcome else 0
+    cost["setup_seconds"] = max(0.0, seconds - tally.seconds)
     method_entry, task_entry = registry.get("method", spec.method.name), registry.get("task", spec.task.name)
     return Record(
         run_id=spec.run_id,
@@ -288,9 +307,9 @@ def _record(
         groups=outcome.groups if outcome else {},
         curve=outcome.curve if outcome else [],
         diagnostics=outcome.diagnostics if outcome else {},
-        budget_used_up=used_up,
+        budget_used_up=tally.ended,
         predictions_sha256=outcome.predictions_sha256 if outcome else None,
-        cost=Cost.model_validate(counts),
+        cost=Cost.model_validate(cost),
         provenance=Provenance(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             selfbench=metadata.version("selfbench"),
@@ -304,10 +323,10 @@ def _record(
             packages={name: metadata.version(name) for name in ("numpy", "torch")},
             platform=f"{platform.system()} {platform.machine()}",
             processor=_processor(),
-            gpu=gpu,
+            gpu=tally.gpu,
             command=job.command,
             attempt=job.attempt,
-            resumed=resumed,
+            resumed=tally.resumed,
         ),
     )
 

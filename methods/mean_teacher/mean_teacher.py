@@ -35,7 +35,8 @@ class MeanTeacher(AdaptationMethod):
     as exp(-5 (1 - t)^2) over the first `ramp` of the budget. The teacher is in training mode and its
     batch norm keeps running statistics of what it sees itself: only parameters are averaged. This, and
     alpha_s, are those of the authors' PyTorch release. `weight` and `ramp` default to what later
-    comparisons use with SGD; the presets are the authors' own. With weight 0 there is no teacher.
+    comparisons use with SGD; the presets are those of the authors' TensorFlow release, the weight relative to a
+    supervised loss averaged over labelled examples. With weight 0 there is no teacher.
     """
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {

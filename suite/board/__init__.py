@@ -1,0 +1,1 @@
+"""What records become: fields, scores, intervals, ranks. Pure functions; `scores.py` and `suites.py` are the way in."""

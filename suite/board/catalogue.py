@@ -79,6 +79,4 @@ def _value(value: object) -> str:
     """A hyper-parameter as a person would type it; `?` for one that the record does not know."""
     if value is None:
         return "?"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -28,6 +28,8 @@ from .rules import BOOTSTRAP_SEED, CONFIDENCE, RESAMPLES
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 _ROUNDING = 1e-12
+_BLOCK = 1_000_000
+"""Resampled means held at once."""
 
 
 class Interval(NamedTuple):
@@ -64,16 +66,27 @@ def resamples(n: int) -> Resamples:
 
 def mean_interval(values: Array, confidence: float = CONFIDENCE) -> Interval | None:
     """The interval of the mean of `values` (n,), None for fewer than two values."""
-    n = len(values)
-    if n < 2:
-        return None
+    return mean_intervals(values[None], confidence)[0] if len(values) > 1 else None
+
+
+def mean_intervals(values: Array, confidence: float = CONFIDENCE) -> list[Interval]:
+    """The interval of the mean of every row of `values` (m, n >= 2)."""
+    n = values.shape[1]
     shares, weights = resamples(n)
     level = expanded_level(n, confidence)
-    low, high = _quantiles(shares @ values, weights, (level, 1 - level))
-    mean, reach = float(values.mean()), _t(n, confidence) * float(values.std(ddof=1)) / math.sqrt(n)
-    return Interval(min(low, mean - reach), max(high, mean + reach))
+    reach = _t(n, confidence) * values.std(axis=1, ddof=1) / math.sqrt(n)
+    mean = values.mean(axis=1)
+    found = []
+    step = max(1, _BLOCK // len(weights))
+    for start in range(0, len(values), step):
+        here = slice(start, start + step)
+        low, high = _quantiles(values[here] @ shares.T, weights, (level, 1 - level))
+        low, high = np.minimum(low, mean[here] - reach[here]), np.maximum(high, mean[here] + reach[here])
+        found += [Interval(a, b) for a, b in zip(low.tolist(), high.tolist(), strict=True)]
+    return found
 
 
+@functools.lru_cache(maxsize=256)
 def expanded_level(n: int, confidence: float = CONFIDENCE) -> float:
     """The lower percentile, as a fraction, to which the expanded percentile interval of n values goes out."""
     return float(ndtr(-math.sqrt(n / (n - 1)) * _t(n, confidence)))
@@ -84,7 +97,7 @@ def t_test(means: Array, deviations: Array, n: int) -> Array:
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.abs(means) / (deviations / math.sqrt(n))
     t = np.where(means == 0, 0.0, t)
-    return 2 * np.asarray(stdtr(n - 1, -t))
+    return _two_sided(t, n)
 
 
 def bootstrap_test(means: Array, resampled: Array, weights: Array, n: int) -> Array:
@@ -97,25 +110,30 @@ def bootstrap_test(means: Array, resampled: Array, weights: Array, n: int) -> Ar
     beyond = np.where(means > 0, resampled <= _ROUNDING, resampled >= -_ROUNDING)
     share = np.minimum(weights @ beyond, 1.0)
     t = -np.asarray(ndtri(share)) * math.sqrt((n - 1) / n)
-    return np.minimum(2 * np.asarray(stdtr(n - 1, -t)), 1.0)
+    return _two_sided(t, n)
 
 
-def mean_test(values: Array) -> float:
-    """The p-value of the mean of `values` (n >= 2,) against zero; see the head of this file."""
-    n = len(values)
-    mean = values.mean(keepdims=True)
-    shares, weights = resamples(n)
-    boot = bootstrap_test(mean, (shares @ values)[:, None], weights, n)
-    return float(max(boot[0], t_test(mean, values.std(ddof=1, keepdims=True), n)[0]))
+def _two_sided(t: Array, n: int) -> Array:
+    p: Array = np.minimum(2 * stdtr(n - 1, -t), 1.0)
+    return p
 
 
+@functools.lru_cache(maxsize=256)
 def _t(n: int, confidence: float) -> float:
     return float(stdtrit(n - 1, 0.5 + confidence / 2))
 
 
-def _quantiles(values: Array, weights: Array, levels: tuple[float, float]) -> tuple[float, float]:
-    """The smallest values whose cumulative weight reaches the levels."""
-    order = np.argsort(values, kind="stable")
-    reached = np.searchsorted(np.cumsum(weights[order]), np.array(levels) - _ROUNDING)
-    low, high = values[order][np.minimum(reached, len(values) - 1)]
-    return float(low), float(high)
+def _quantiles(values: Array, weights: Array, levels: tuple[float, float]) -> tuple[Array, Array]:
+    """Per row of `values` (m, R), with `weights` (R,): the smallest values whose summed weights reach the levels."""
+    order = np.argsort(values, axis=1, kind="stable")
+    reached = np.cumsum(weights[order], axis=1)
+    last = values.shape[1] - 1
+    low, high = (
+        np.take_along_axis(
+            values,
+            np.take_along_axis(order, np.minimum((reached < level - _ROUNDING).sum(axis=1), last)[:, None], axis=1),
+            axis=1,
+        )[:, 0]
+        for level in levels
+    )
+    return low, high

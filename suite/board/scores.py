@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
 from .catalogue import Catalogue
-from .intervals import Array, Interval, mean_interval
+from .intervals import Array, Interval, mean_interval, mean_intervals
 from .ranking import Rank, compare, tie_letters
 from .rules import DISCORDANT, MDE_FACTOR, MDE_METRICS, MIN_SEEDS
 from .table import FAILURES, MISSING, Field, Row
 
 RANKED = "ranked"
 FEW_SEEDS = "not enough seeds"
+NOT_RUN = "not run yet"
 ALONE = "nothing to compare with"
 UPPER_BOUND = "upper bound"
 UNRANKED = "not ranked"
@@ -72,7 +74,7 @@ class TaskBoard:
     """The scored field of one task: rows from best to worst, those without any score last.
 
     `mde` is the minimum detectable effect in the metric's unit, None where the metric has none; `compared` counts the
-    ranked methods; `badness` (rows, seeds) holds the scores with the sign that makes lower better, failed seeds imputed.
+    ranked methods; `badness` (rows, seeds) holds the scores, signed so that lower is better, failed seeds imputed.
     """
 
     field: Field
@@ -81,8 +83,9 @@ class TaskBoard:
     compared: int
     badness: Array
 
-    @property
+    @cached_property
     def best(self) -> Score | None:
+        """The ranked method with the best mean."""
         return next((score for score in self.scores if score.standing == RANKED), None)
 
 
@@ -107,7 +110,9 @@ def score_field(field: Field, catalogue: Catalogue, ranked: bool = True) -> Task
     filled = (~np.isnan(badness)).sum(axis=1)
     rank_means = [float(np.nanmean(line)) if count else math.nan for line, count in zip(badness, filled, strict=True)]
     order = sorted(range(len(rank_means)), key=lambda i: (math.isnan(rank_means[i]), rank_means[i], i))
-    standings = [_standing(kind, int(count), ranked) for kind, count in zip(kinds, filled, strict=True)]
+    standings = [
+        _standing(row, kind, int(count), ranked) for row, kind, count in zip(field.rows, kinds, filled, strict=True)
+    ]
     entrants = [i for i in order if standings[i] == RANKED]
     if len(entrants) == 1:
         standings[entrants[0]] = ALONE
@@ -119,6 +124,7 @@ def score_field(field: Field, catalogue: Catalogue, ranked: bool = True) -> Task
         ranks = dict(zip(entrants, comparison.ranks(), strict=True))
         if len(entrants) <= _MOST_LETTERED:
             letters = dict(zip(entrants, tie_letters(comparison.separated, range(len(entrants))), strict=True))
+    intervals = _intervals(field)
     best = entrants[0] if entrants else None
     scores = []
     for i in order:
@@ -131,7 +137,7 @@ def score_field(field: Field, catalogue: Catalogue, ranked: bool = True) -> Task
                 needs=catalogue.needs(row.method),
                 mean=float(values.mean()) if len(values) else None,
                 sd=float(values.std(ddof=1)) if len(values) > 1 else None,
-                interval=_interval(values, field),
+                interval=intervals.get(i),
                 standing=standings[i],
                 rank=ranks.get(i),
                 letters=letters.get(i, ""),
@@ -165,7 +171,9 @@ def _badness(field: Field, sign: float, kinds: list[str]) -> tuple[Array, list[i
     return np.where(fillable, worst, badness), [int(count) for count in fillable.sum(axis=1)]
 
 
-def _standing(kind: str, seeds: int, ranked: bool) -> str:
+def _standing(row: Row, kind: str, seeds: int, ranked: bool) -> str:
+    if row.count(MISSING) == len(row.outcomes):
+        return NOT_RUN
     if kind == "upper-bound":
         return UPPER_BOUND
     if not ranked:
@@ -173,12 +181,18 @@ def _standing(kind: str, seeds: int, ranked: bool) -> str:
     return RANKED if seeds >= MIN_SEEDS else FEW_SEEDS
 
 
-def _interval(values: Array, field: Field) -> Interval | None:
-    """The interval of a mean, kept to [0, 1] where the metric is a share."""
-    interval = mean_interval(values) if len(values) >= MIN_SEEDS else None
-    if interval is None or not field.metric.percent:
-        return interval
-    return Interval(max(interval.low, 0.0), min(interval.high, 1.0))
+def _intervals(field: Field) -> dict[int, Interval]:
+    """The intervals of the means of all rows with enough seeds, kept to [0, 1] where the metric is a share."""
+    by_seeds: dict[int, list[int]] = {}
+    for i, row in enumerate(field.rows):
+        if len(row.values) >= MIN_SEEDS:
+            by_seeds.setdefault(len(row.values), []).append(i)
+    found: dict[int, Interval] = {}
+    for rows in by_seeds.values():
+        found.update(zip(rows, mean_intervals(np.array([field.rows[i].values for i in rows])), strict=True))
+    if field.metric.percent:
+        return {i: Interval(max(low, 0.0), min(high, 1.0)) for i, (low, high) in found.items()}
+    return found
 
 
 def _gap(badness: Array, i: int, best: int | None, sign: float) -> tuple[float | None, Interval | None]:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..store import Summary
 from .catalogue import Catalogue, metric_of
 from .intervals import Array, Interval, expanded_level
 from .rules import BOOTSTRAP_SEED, MIN_SEEDS, MIN_TASKS, RESAMPLES
 from .scores import UPPER_BOUND, Score, TaskBoard, score_field
-from .table import MISSING, OK, SuiteLike, Summary, fields_of, runs_of_suite
+from .table import MISSING, OK, SuiteLike, fields_of, runs_of_suite
 
 
 @dataclass(frozen=True)

@@ -118,9 +118,7 @@ class Field:
 def budget_text(budget: Mapping[str, Any]) -> str:
     """A budget in words; fields that a task leaves out have the defaults of `Budget`."""
     full = Budget.model_validate(dict(budget))
-    return (
-        f"{full.limit:,.0f} {full.currency}, at most {full.wall_seconds:,.0f} s and {full.memory_mb:,} MiB"
-    )
+    return f"{full.limit:,.0f} {full.currency}, at most {full.wall_seconds:,.0f} s and {full.memory_mb:,} MiB"
 
 
 def fields_of(runs: Iterable[Summary], catalogue: Catalogue) -> tuple[Field, ...]:

@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from .. import registry
 from ..processes import adopt_orphans, die_with_parent, kill_descendants, kill_group
 
 WARM = (
@@ -39,6 +40,9 @@ def main(fd: int, modules: Sequence[str] = ()) -> None:
     line = socket.socket(fileno=fd)
     for name in (*WARM, *modules):
         importlib.import_module(name)
+    for kind in ("method", "task"):
+        # Parsed once here, not in every job.
+        registry.entries(kind)
     gc.freeze()
     adopt_orphans()
     wake_read, wake_write = os.pipe()

@@ -27,7 +27,8 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS
 class LocalExecutor:
     """Runs up to `slots` jobs at once, with `gpus` (device indices) shared out among the slots when given.
 
-    `warm` names modules that the server imports once, beside torch: those of the tasks about to run. One fork server is enough: the number of threads is set in each process anew.
+    `warm` names modules that the server imports once, beside torch: those of the tasks about to run. One fork server is
+    enough: the number of threads is set in each process anew.
     """
 
     def __init__(self, slots: int, gpus: tuple[int, ...] = (), warm: tuple[str, ...] = ()) -> None:

@@ -15,11 +15,10 @@ from typing import NamedTuple
 
 from markupsafe import Markup, escape
 
+from ..board import formats
 from ..board.ranking import Rank
 from ..board.scores import Score, TaskBoard
 from ..metrics import Metric
-from . import formats
-
 
 FAR = 3.0
 
@@ -85,7 +84,7 @@ def scale(axis: Axis, metric: Metric) -> Markup:
         for tick in axis.ticks
         if 2 < axis.at(tick) < 98
     )
-    return Markup(f'<svg class="scale" aria-hidden="true" focusable="false">{texts}</svg>')
+    return Markup(f'<svg class="scale" aria-hidden="true">{texts}</svg>')
 
 
 def forest(score: Score, board: TaskBoard, axis: Axis) -> Markup:
@@ -98,7 +97,7 @@ def forest(score: Score, board: TaskBoard, axis: Axis) -> Markup:
         ends = sorted((axis.at(best.rank_mean), axis.at(best.rank_mean + away)))
         parts.append(f'<rect class="m" x="{ends[0]}%" width="{round(ends[1] - ends[0], 2)}%" y="0" height="100%"/>')
     if mean is None:
-        return Markup(f'<svg class="forest" aria-hidden="true" focusable="false">{"".join(parts)}</svg>')
+        return Markup(f'<svg class="forest" aria-hidden="true">{"".join(parts)}</svg>')
     if axis.low <= mean <= axis.high:
         if score.interval:
             low, high = axis.at(score.interval.low), axis.at(score.interval.high)
@@ -111,9 +110,7 @@ def forest(score: Score, board: TaskBoard, axis: Axis) -> Markup:
     text = f"{score.label}: mean {formats.number(mean, metric)}{formats.unit(metric)}"
     if score.interval:
         text += f", 95 % interval {formats.between(score.interval, metric)}"
-    return Markup(
-        f'<svg class="forest k-{score.kind}" role="img"><title>{escape(text)}</title>{"".join(parts)}</svg>'
-    )
+    return Markup(f'<svg class="forest k-{score.kind}" role="img"><title>{escape(text)}</title>{"".join(parts)}</svg>')
 
 
 def _mark(kind: str, at: float) -> str:
@@ -127,7 +124,8 @@ def strip(rank: Rank, size: int) -> Markup:
     width = 100 / size
     text = f"rank {rank} of {size}"
     return Markup(
-        f'<svg class="strip" role="img"><title>{escape(text)}</title><rect class="t" width="100%" height="100%"/>'
+        f'<svg class="strip" aria-hidden="true"><title>{escape(text)}</title>'
+        f'<rect class="t" width="100%" height="100%"/>'
         f'<rect class="r" x="{round(width * (rank.low - 1), 2)}%" '
         f'width="{round(width * (rank.high - rank.low + 1), 2)}%" height="100%"/></svg>'
     )
@@ -156,13 +154,13 @@ def panels(curves: Sequence[Curve], metric: Metric, key: str) -> tuple[Markup, l
     y_axis = axis_of([y for curve in curves for y in (*curve.low, *curve.high)], share=metric.percent)
     lines = "".join(f'<path d="{_line(curve.x, curve.mean, x_axis, y_axis)}"/>' for curve in curves)
     shared = Markup(
-        '<svg class="defs" width="0" height="0" aria-hidden="true" focusable="false">'
+        '<svg class="defs" width="0" height="0" aria-hidden="true">'
         f'<defs><g id="{escape(key)}" class="others">{lines}</g></defs></svg>'
     )
     drawn = []
     for curve in curves:
         text = (
-            f"{curve.name}: {metric.title.lower()} from {formats.number(curve.mean[0], metric)} at the first point to "
+            f"{metric.title} from {formats.number(curve.mean[0], metric)} at the first point to "
             f"{formats.number(curve.mean[-1], metric)} at the last; the band spans the seeds"
         )
         inner = (
@@ -170,7 +168,7 @@ def panels(curves: Sequence[Curve], metric: Metric, key: str) -> tuple[Markup, l
             f'<path class="band" d="{_band(curve, x_axis, y_axis)}"/>'
             f'<path class="own" d="{_line(curve.x, curve.mean, x_axis, y_axis)}"/>'
         )
-        drawn.append(Panel(curve, _plot(inner, text, y_axis, metric, f"panel k-{curve.kind}")))
+        drawn.append(Panel(curve, _plot(inner, curve.name, text, y_axis, metric, f"panel k-{curve.kind}")))
     return shared, drawn
 
 
@@ -183,11 +181,11 @@ def run_chart(x: Sequence[float], series: Sequence[tuple[str, Sequence[float]]],
         for at, (_, values) in reversed(list(enumerate(series)))
     )
     name, values = series[0]
-    text = f"{name} over the run, from {formats.number(values[0], metric)} to {formats.number(values[-1], metric)}"
-    return _plot(inner, text, y_axis, metric, "plot")
+    text = f"From {formats.number(values[0], metric)} to {formats.number(values[-1], metric)}"
+    return _plot(inner, f"{name} along the run", text, y_axis, metric, "plot")
 
 
-def _plot(inner: str, text: str, y_axis: Axis, metric: Metric, classes: str) -> Markup:
+def _plot(inner: str, title: str, text: str, y_axis: Axis, metric: Metric, classes: str) -> Markup:
     grid = "".join(
         f'<line class="g" x1="0" x2="100%" y1="{_down(y_axis, tick)}%" y2="{_down(y_axis, tick)}%"/>'
         for tick in y_axis.ticks
@@ -198,8 +196,9 @@ def _plot(inner: str, text: str, y_axis: Axis, metric: Metric, classes: str) -> 
         if _down(y_axis, tick) > 9
     )
     return Markup(
-        f'<svg class="{classes}" role="img"><title>{escape(text)}</title>{grid}'
-        f'<svg viewBox="0 0 100 100" preserveAspectRatio="none" width="100%" height="100%">{inner}</svg>{labels}</svg>'
+        f'<svg class="{classes}" role="img"><title>{escape(title)}</title><desc>{escape(text)}</desc>{grid}'
+        f'<svg viewBox="0 0 1000 1000" preserveAspectRatio="none" width="100%" height="100%">{inner}</svg>'
+        f"{labels}</svg>"
     )
 
 
@@ -208,12 +207,17 @@ def _down(axis: Axis, value: float) -> float:
 
 
 def _line(x: Sequence[float], y: Sequence[float], x_axis: Axis, y_axis: Axis) -> str:
-    return "M" + "L".join(f"{x_axis.at(a):g} {_down(y_axis, b):g}" for a, b in zip(x, y, strict=True))
+    """A path through points that lie on the axes, in thousandths; written for speed, as every run has one or two."""
+    across = 1000 / (x_axis.high - x_axis.low)
+    up = 1000 / (y_axis.high - y_axis.low)
+    left, top = x_axis.low, y_axis.high
+    points = [f"{int((a - left) * across)} {int((top - b) * up)}" for a, b in zip(x, y, strict=True)]
+    return "M" + "L".join(points)
 
 
 def _band(curve: Curve, x_axis: Axis, y_axis: Axis) -> str:
     there = _line(curve.x, curve.low, x_axis, y_axis)
-    back = _line(list(reversed(curve.x)), list(reversed(curve.high)), x_axis, y_axis)
+    back = _line(curve.x[::-1], curve.high[::-1], x_axis, y_axis)
     return f"{there}L{back[1:]}Z"
 
 

@@ -83,7 +83,9 @@ def heat(board: TaskBoard, records: Records, metric: Metric) -> Heat | None:
     return Heat(name, domains, tuple(HeatRow(score, _cells(means, domains, tint, sign)) for score, means in rows))
 
 
-def _cells(means: dict[str, float], domains: Sequence[str], tint: Any, sign: int) -> tuple[tuple[float | None, int], ...]:
+def _cells(
+    means: dict[str, float], domains: Sequence[str], tint: Any, sign: int
+) -> tuple[tuple[float | None, int], ...]:
     return tuple((means[d], tint(sign * means[d])) if d in means else (None, 0) for d in domains)
 
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from ..board import formats
 from ..board.catalogue import metric_of
 from ..board.table import budget_text
-from . import charts, formats
+from . import charts
 
 SITE = Path(__file__).resolve().parents[2] / "site"
 

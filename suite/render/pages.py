@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,21 +10,24 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment
 from markupsafe import Markup
+from pydantic_core import from_json
 
 from ..board import rules
 from ..board.catalogue import UNKNOWN_PROTOCOL, Catalogue
 from ..board.example import worked_example
 from ..board.export import board_data, boards_csv, json_text, suite_data
+from ..board.formats import compact, slug
 from ..board.scores import Score, TaskBoard
 from ..board.suites import SuiteBoard
 from ..needs import NEEDS
 from ..registry import Entry
 from ..store import Summary, read_bodies
-from . import charts, details
+from . import charts, details, tables
 from .environment import environment
-from .formats import compact, slug
 
 RUNS_PER_PAGE = 500
+MOST_LOOSE = 100
+"""Rows outside of all suites that one page shows, best first; the CSV beside it holds all."""
 
 
 class Page(NamedTuple):
@@ -59,9 +61,7 @@ class TaskView:
     def runs(self) -> int:
         """Finished or failed runs, each counted once."""
         every = [*(board for _, board in self.boards), *self.loose]
-        return len(
-            {o.run.run_id for b in every for s in b.scores for o in s.row.outcomes if o.status != "missing"}
-        )
+        return len({o.run.run_id for b in every for s in b.scores for o in s.row.outcomes if o.status != "missing"})
 
 
 class Place(NamedTuple):
@@ -78,6 +78,16 @@ class MethodView:
     entry: Entry | None
     kind: str
     places: tuple[Place, ...]
+
+    @property
+    def ranked(self) -> list[Place]:
+        """The places in suites."""
+        return [place for place in self.places if place.suite]
+
+    @property
+    def loose(self) -> list[Place]:
+        """The places outside of all suites."""
+        return [place for place in self.places if not place.suite]
 
     @property
     def protocol(self) -> str:
@@ -102,7 +112,9 @@ class Pages:
     @cached_property
     def _env(self) -> Environment:
         env = environment()
-        env.globals.update(catalogue=self.catalogue, facts=self.facts, rules=rules, needs_text=NEEDS)
+        env.globals.update(
+            catalogue=self.catalogue, facts=self.facts, rules=rules, needs_text=NEEDS, most_loose=MOST_LOOSE
+        )
         return env
 
     def _page(self, path: str, template: str, section: str, **context: Any) -> Page:
@@ -111,7 +123,9 @@ class Pages:
         return Page(path, text)
 
     def all(self) -> Iterator[Page]:
-        yield self._page("index.html", "index.html", "board", suites=self.suites, tasks=self.tasks, methods=self.methods)
+        yield self._page(
+            "index.html", "index.html", "board", suites=self.suites, tasks=self.tasks, methods=self.methods
+        )
         yield self._page("rules.html", "rules.html", "rules", example=worked_example())
         yield self._page("tasks/index.html", "tasks.html", "tasks", tasks=self.tasks)
         yield self._page("methods/index.html", "methods.html", "methods", methods=self.methods)
@@ -143,7 +157,7 @@ class Pages:
 
     def _details(self, board: TaskBoard, key: str) -> dict[str, Any]:
         metric = board.field.metric
-        records = {name: json.loads(body) for name, body in read_bodies(self.index, details.wanted(board)).items()}
+        records = {name: from_json(body) for name, body in read_bodies(self.index, details.wanted(board)).items()}
         curves = details.curves(board, records)
         shared, panels = charts.panels(curves, metric, key) if curves else (Markup(""), [])
         span = ""
@@ -161,7 +175,8 @@ class Pages:
                 run_page(number),
                 "runs.html",
                 "runs",
-                runs=[(run, labels[run.run_id], suites_of.get(run.run_id, ())) for run in chunk],
+                rows=tables.listing((run, labels[run.run_id], suites_of.get(run.run_id, ())) for run in chunk),
+                shown=len(chunk),
                 number=number,
                 last=last,
                 first_row=(number - 1) * RUNS_PER_PAGE + 1,
@@ -173,9 +188,7 @@ def run_page(number: int) -> str:
     return "runs/index.html" if number == 1 else f"runs/page-{number}.html"
 
 
-def task_views(
-    catalogue: Catalogue, suites: Sequence[SuiteBoard], loose: Iterable[TaskBoard]
-) -> list[TaskView]:
+def task_views(catalogue: Catalogue, suites: Sequence[SuiteBoard], loose: Iterable[TaskBoard]) -> list[TaskView]:
     """Every task that has a record or is part of a suite, and every registered one, by protocol and name."""
     outside: dict[str, list[TaskBoard]] = {}
     for board in loose:
@@ -198,9 +211,7 @@ def task_views(
     return sorted(views, key=lambda view: (view.protocol, view.name))
 
 
-def method_views(
-    catalogue: Catalogue, suites: Sequence[SuiteBoard], loose: Iterable[TaskBoard]
-) -> list[MethodView]:
+def method_views(catalogue: Catalogue, suites: Sequence[SuiteBoard], loose: Iterable[TaskBoard]) -> list[MethodView]:
     """Every method with a record, a place in a suite or a registration, by name."""
     places: dict[str, list[Place]] = {}
     boards = [(suite, board) for suite in suites for board in suite.tasks]

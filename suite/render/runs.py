@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import json
+import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
+from pydantic_core import from_json
 
 from ..board.catalogue import Catalogue, metric_of
+from ..board.formats import slug
 from ..board.table import Field
 from ..store import read_bodies
+from . import tables
 from .charts import run_chart
 from .environment import environment
-from .formats import slug
+
+_CUT = "\x1f"
+"""A character that no template holds."""
 
 
 class Job(NamedTuple):
@@ -60,47 +65,51 @@ class RunPages:
     def _template(self) -> Any:
         return environment().get_template("run.html")
 
+    @cached_property
+    def _frame(self) -> list[str]:
+        """What stands before, between and after the title and the middle of every page."""
+        frame = environment().get_template("run_frame.html")
+        return str(frame.render(root="../", section="runs", cut=_CUT)).split(_CUT)
+
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "_template"}
+        return {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
 
     def write(self, jobs: Sequence[Job]) -> int:
         """Write the pages of all runs of `jobs`; returns their number."""
         bodies = read_bodies(self.index, [run[1] for job in jobs for run in job.runs])
         for job in jobs:
+            spec = from_json(bodies[job.runs[0][1]])["spec"]
+            specification = tables.specification(spec, job.condition)
             for _, run_id, _, suites in job.runs:
-                text = self.page(job, json.loads(bodies[run_id]), suites)
-                with (self.out / f"{run_id}.html").open("w", encoding="utf-8") as file:
-                    file.write(text)
+                text = self.page(job, from_json(bodies[run_id]), suites, specification)
+                with io.FileIO(f"{self.out}/{run_id}.html", "w") as file:
+                    file.write(text.encode())
         return len(bodies)
 
-    def page(self, job: Job, record: dict[str, Any], suites: Sequence[str]) -> str:
+    def page(self, job: Job, record: dict[str, Any], suites: Sequence[str], specification: Markup) -> str:
         metric = metric_of(job.primary)
         chart, series = _chart(record["curve"], job.primary)
-        return str(
-            self._template.render(
-                root="../",
-                section="runs",
-                job=job,
-                record=record,
-                spec=record["spec"],
-                metric=metric,
-                title=self.catalogue.task_title(job.task),
-                protocol=self.catalogue.protocol(job.task),
-                suites=[(name, self.suite_titles[name]) for name in suites],
-                groups=_groups(record["groups"]),
-                chart=chart,
-                series=series,
-                method_page=slug(job.method),
-                task_page=slug(job.task),
-            )
+        title = escape(f"{job.label} on {job.task}, seed {record['spec']['seed']}")
+        middle = self._template.render(
+            job=job,
+            record=record,
+            spec=record["spec"],
+            metric=metric,
+            title=self.catalogue.task_title(job.task),
+            protocol=self.catalogue.protocol(job.task),
+            suites=[(name, self.suite_titles[name]) for name in suites],
+            metrics=tables.metrics(record["metrics"], record["diagnostics"]),
+            cost=tables.cost(record["cost"]),
+            domains=tables.domains(record["groups"]),
+            specification=specification,
+            provenance=tables.provenance(record),
+            chart=chart,
+            series=series,
+            method_page=slug(job.method),
+            task_page=slug(job.task),
         )
-
-
-def _groups(groups: dict[str, dict[str, float]]) -> tuple[list[str], list[tuple[str, list[float | None]]]]:
-    """Metrics by domain as a table: the metrics, and per domain its values."""
-    metrics = sorted(groups)
-    domains = sorted({domain for values in groups.values() for domain in values})
-    return metrics, [(domain, [groups[name].get(domain) for name in metrics]) for domain in domains]
+        before, between, after = self._frame
+        return f"{before}{title}{between}{middle}{after}"
 
 
 def _chart(curve: list[dict[str, Any]], primary: str) -> tuple[Markup | None, list[str]]:

@@ -5,7 +5,6 @@ One half of scikit-learn's 1,797 digits trains the source model, the other half 
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
@@ -18,7 +17,8 @@ from ...suite.pretrain import error_rate, train_classifier
 from ...suite.protocols.stream import Stream, StreamTask, even_cuts
 from ...suite.registry import register_task
 from ...suite.seeds import rng
-from ..images.augmentations import shift
+from ..augmentations import shift
+from ..digits import as_tensor, convolution, read_digits
 from .corruptions import NAMES, SEVERITIES, corrupt
 
 if TYPE_CHECKING:
@@ -37,12 +37,12 @@ class _DigitsC(StreamTask):
     """
 
     n_classes: ClassVar[int] = 10
-    clean_error: ClassVar[tuple[float, float]] = (0.002, 0.03)
+    clean_error: ClassVar[tuple[float, float]] = (0.005, 0.035)
 
     def build(self, data: Data) -> Bundle:
         images, labels = read_digits(data)
         source, base = halves(labels)
-        source_images = _as_tensor(images[source])
+        source_images = as_tensor(images[source])
         model = train_classifier(
             self.model,
             source_images,
@@ -53,7 +53,7 @@ class _DigitsC(StreamTask):
         )
         ids = np.arange(len(base))
         corrupted = [corrupt(images[base] / 255.0, ids, name, severity) for name in NAMES for severity in SEVERITIES]
-        clean_error = error_rate(model, _as_tensor(images[base]), torch.from_numpy(labels[base]))
+        clean_error = error_rate(model, as_tensor(images[base]), torch.from_numpy(labels[base]))
         return Bundle(
             public={"images": np.concatenate(corrupted)},
             private={"labels": np.tile(labels[base], len(NAMES) * len(SEVERITIES))},
@@ -70,12 +70,12 @@ class _DigitsC(StreamTask):
     def model(self) -> nn.Module:
         """Three convolutions with batch norm, 24,058 parameters."""
         return nn.Sequential(
-            *_block(1, 16), *_block(16, 32), nn.MaxPool2d(2), *_block(32, 64),
+            *convolution(1, 16), *convolution(16, 32), nn.MaxPool2d(2), *convolution(32, 64),
             nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, self.n_classes),
         )  # fmt: skip
 
     def images(self, public: Mapping[str, Array], indices: Array) -> Tensor:
-        return _as_tensor(public["images"][indices])
+        return as_tensor(public["images"][indices])
 
 
 @register_task(
@@ -90,10 +90,10 @@ class _DigitsC(StreamTask):
     bundle="digits-c",
 )
 class DigitsCContinual(_DigitsC):
-    """The corruptions in the order of `corruptions.NAMES` at severity 5, each over all 901 images, shuffled by the seed.
+    """The corruptions in the order of `corruptions.NAMES` at severity 5, each over all 901 images, shuffled.
 
-    13,515 images in batches of 64; a batch may hold the end of one corruption and the start of the next. The budget is
-    50 passes an image: source takes 1, norm 1, Tent 3, CoTTA with 32 views 37.
+    13,515 images in batches of 64. A batch may hold the end of one corruption and the start of the next: a short batch
+    would tell the boundary. The budget is 50 passes an image; source and norm take 1, Tent 3, CoTTA with 32 views 37.
     """
 
     def stream(self, bundle: BundleFolder, seed: int) -> Stream:
@@ -132,14 +132,6 @@ class DigitsCMixed(_DigitsC):
         return Stream(indices, even_cuts(len(indices), BATCH_SIZE), corruption[order], NAMES)
 
 
-def read_digits(data: Data) -> tuple[Array, Array]:
-    """All digits: images uint8 (1797, 8, 8), whose published values 0 to 16 are spread to 0 to 255, and classes (1797,)."""
-    with gzip.open(data.file("digits", "digits.csv.gz"), "rt") as file:
-        table = np.loadtxt(file, delimiter=",", dtype=np.int64)
-    images = np.rint(table[:, :-1] * (255 / 16)).astype(np.uint8)
-    return images.reshape(-1, 8, 8), table[:, -1]
-
-
 def halves(labels: Array) -> tuple[Array, Array]:
     """Indices of the source half and of the base of the streams: equal shares of every class, each half shuffled."""
     draw = rng(SPLIT_SEED, "digits-c", "halves")
@@ -150,12 +142,3 @@ def halves(labels: Array) -> tuple[Array, Array]:
         source.append(members[: len(members) // 2])
         base.append(members[len(members) // 2 :])
     return draw.permutation(np.concatenate(source)), draw.permutation(np.concatenate(base))
-
-
-def _as_tensor(images: Array) -> Tensor:
-    return torch.from_numpy(np.asarray(images, dtype=np.float32) / 255.0)[:, None]
-
-
-def _block(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
-    convolution = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
-    return convolution, nn.BatchNorm2d(outputs), nn.ReLU()

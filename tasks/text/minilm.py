@@ -5,7 +5,9 @@ Source: Reimers and Gurevych, "Sentence-BERT", EMNLP 2019 (arXiv:1908.10084); Wa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -41,9 +43,7 @@ def load_encoder(data: Data) -> nn.Module:
     from safetensors.torch import load_file
     from transformers import BertConfig, BertModel
 
-    encoder = BertModel(
-        BertConfig.from_json_file(data.file("minilm", "config.json")), add_pooling_layer=False
-    )
+    encoder = BertModel(BertConfig.from_json_file(data.file("minilm", "config.json")), add_pooling_layer=False)
     weights = load_file(data.file("minilm", "model.safetensors"))
     needed = encoder.state_dict().keys()
     encoder.load_state_dict({name: weights[name] for name in needed if name in weights}, strict=True)
@@ -59,26 +59,51 @@ def sentence_vectors(encoder: nn.Module, ids: Tensor) -> Tensor:
     return F.normalize((states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1), dim=1)
 
 
-@torch.inference_mode()
 def embed(
-    encoder: nn.Module, ids: Array, batch_size: int = 64, tell: Callable[[int], None] = lambda done: None
+    encoder: nn.Module,
+    ids: Array,
+    *,
+    workers: int = 1,
+    batch_size: int = 32,
+    tell: Callable[[int], None] = lambda done: None,
 ) -> Array:
     """Sentence vectors (N, width), float32, of padded ids (N, T).
 
-    Texts are taken in the order of their lengths and cut to the longest of their batch, which changes no result but
-    rounding; `tell` hears the number of texts done.
+    Texts are taken in the order of their lengths and cut to the longest of their batch. Each of the `workers` threads
+    takes whole batches and computes on one core, so that their number changes no result; `tell` hears the number of
+    texts done.
     """
     lengths = (ids != PAD).sum(axis=1)
     order = np.argsort(-lengths, kind="stable")
-    vectors: list[Array] = []
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+    def vectors_of(rows: Array) -> Array:
         batch = torch.from_numpy(ids[rows, : lengths[rows].max()].astype(np.int64))
-        vectors.append(sentence_vectors(encoder, batch).float().numpy())
-        tell(min(start + batch_size, len(order)))
-    result = np.empty((len(ids), vectors[0].shape[1]), dtype=np.float32)
-    result[order] = np.concatenate(vectors)
+        with torch.inference_mode():
+            vectors: Array = sentence_vectors(encoder, batch).float().numpy()
+        return vectors
+
+    parts = []
+    done = 0
+    with one_core_an_operation(), ThreadPoolExecutor(workers) as pool:
+        for rows, vectors in zip(batches, pool.map(vectors_of, batches), strict=True):
+            parts.append(vectors)
+            done += len(rows)
+            tell(done)
+    result = np.empty((len(ids), parts[0].shape[1]), dtype=np.float32)
+    result[order] = np.concatenate(parts)
     return result
+
+
+@contextlib.contextmanager
+def one_core_an_operation() -> Iterator[None]:
+    """Inside, torch uses one thread for each operation: threads over batches lose no time waiting for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class SentenceClassifier(nn.Module):
@@ -102,4 +127,3 @@ def drop_words(ids: Tensor, generator: torch.Generator, share: float) -> Tensor:
     """
     dropped = torch.rand(ids.shape, generator=generator, device=ids.device) < share
     return ids.masked_fill(dropped & (ids != CLS) & (ids != SEP), PAD)
-

@@ -161,7 +161,10 @@ def generated_catalogue() -> Catalogue:
         name: Entry(
             "method", name, name.title(), Path(__file__), None,
             f"{item.doc}\n\nSymbols follow the paper. Written for the generated records.",
-            {"family": item.family, "protocol": item.protocol, "paper": item.paper, "needs": item.needs, "version": "1"},
+            {
+                "family": item.family, "protocol": item.protocol, "paper": item.paper, "needs": item.needs,
+                "version": "1",
+            },
             () if item.family == "control" else _HYPERS,
         )
         for name, item in METHODS.items()
@@ -265,7 +268,7 @@ def make_record(task: str, method: str, variant: int, seed: int) -> Record:
             packages={"numpy": "2.1.0", "torch": "2.5.1", "scikit-learn": "1.5.2"},
             platform="Linux-6.1-x86_64",
             processor="x86_64",
-            command=f"selfbench run -m {method} -t {task} --seed {seed}",
+            command=f"selfbench run -m {method} -t {task} -s {seed}",
         ),
         **done,
     )
@@ -321,12 +324,16 @@ def _scores(item: Task, error: float, rng: np.random.Generator) -> dict[str, Any
         weights = np.random.default_rng(7).uniform(0.45, 1.55, len(item.domains)) + 0.03 * rng.standard_normal(
             len(item.domains)
         )
-        groups = {name: round(float(np.clip(error * w, 0, 1)), 6) for name, w in zip(item.domains, weights, strict=True)}
+        groups = {
+            name: round(float(np.clip(error * w, 0, 1)), 6) for name, w in zip(item.domains, weights, strict=True)
+        }
         metrics["worst_group_error"] = max(groups.values())
         steps = np.linspace(0, len(item.domains), 40, endpoint=False).astype(int)
         noise = 1 + 0.04 * rng.standard_normal(40)
         curve = [
-            Point(x=float(item.n * (i + 1) / 40), values={"error": round(float(np.clip(error * weights[s] * z, 0, 1)), 6)})
+            Point(
+                x=float(item.n * (i + 1) / 40), values={"error": round(float(np.clip(error * weights[s] * z, 0, 1)), 6)}
+            )
             for i, (s, z) in enumerate(zip(steps, noise, strict=True))
         ]
         return {"metrics": metrics, "groups": {"error": groups}, "curve": curve}

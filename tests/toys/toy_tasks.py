@@ -102,7 +102,7 @@ class ToyAdaptation(AdaptationTask):
         return torch.from_numpy(public["x"][indices])
 
     def weak(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
-        return inputs + 0.05 * torch.randn(inputs.shape, generator=generator)
+        return inputs + 0.05 * torch.randn(inputs.shape, generator=generator, device=inputs.device)
 
     def strong(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
-        return inputs + 0.3 * torch.randn(inputs.shape, generator=generator)
+        return inputs + 0.3 * torch.randn(inputs.shape, generator=generator, device=inputs.device)

@@ -46,6 +46,25 @@ def test_batch_statistics_in_eval_mode_equal_training_mode(images: Tensor) -> No
     assert torch.equal(model(images), expected)
 
 
+def test_one_value_per_channel_is_its_own_mean_and_has_no_variance() -> None:
+    layer = nn.BatchNorm1d(2).double().eval()
+    mix_batch_statistics(layer, 0.25)
+    x = torch.tensor([[4.0, -2.0]], dtype=torch.float64)
+    expected = (x - 0.75 * x) / (0.25 + layer.eps) ** 0.5
+    torch.testing.assert_close(layer(x), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_mixed_statistics_are_the_moments_of_the_batch(images: Tensor, layout: torch.memory_format) -> None:
+    layer = nn.BatchNorm2d(3).double().eval()
+    x = images.double().contiguous(memory_format=layout)
+    mix_batch_statistics(layer, 0.25)
+    layer(x)
+    var, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
+    torch.testing.assert_close(layer.running_mean, 0.75 * mean, rtol=0, atol=1e-12)
+    torch.testing.assert_close(layer.running_var, 0.25 + 0.75 * var, rtol=0, atol=1e-12)
+
+
 def test_a_layer_that_also_activates_keeps_its_activation(images: Tensor) -> None:
     class NormAct(nn.BatchNorm2d):
         def forward(self, x: Tensor) -> Tensor:

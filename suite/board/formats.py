@@ -6,8 +6,8 @@ import hashlib
 import re
 from urllib.parse import quote
 
-from ..board.intervals import Interval
 from ..metrics import Metric
+from .intervals import Interval
 
 MINUS = "\N{MINUS SIGN}"
 DASH = "\N{EN DASH}"

@@ -1,0 +1,114 @@
+"""Orders: the ways in which domains and classes can follow one another in a stream.
+
+Every order is a pure function from domains (and, where it needs them, labels) and a generator to a `Stream`; all of its
+randomness comes from that generator. Batches never skip or repeat an image unless the order says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...suite.bundle import Array
+from ...suite.protocols.stream import Stream, even_cuts
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A named set of images: `indices` (n,) into the public arrays."""
+
+    name: str
+    indices: Array
+
+
+def continual(domains: Sequence[Domain], rng: np.random.Generator, batch_size: int) -> Stream:
+    """One domain after the other, each shuffled; a batch may hold the end of one and the start of the next."""
+    return _joined(domains, [rng.permutation(domain.indices) for domain in domains], batch_size)
+
+
+def mixed(domains: Sequence[Domain], rng: np.random.Generator, batch_size: int) -> Stream:
+    """All images of all domains in one shuffle."""
+    indices = np.concatenate([domain.indices for domain in domains])
+    members = np.repeat(np.arange(len(domains)), [len(domain.indices) for domain in domains])
+    order = rng.permutation(len(indices))
+    return _stream(indices[order], members[order], domains, batch_size)
+
+
+def class_sorted(domains: Sequence[Domain], labels: Array, rng: np.random.Generator, batch_size: int) -> Stream:
+    """One domain after the other, and within each one class after the other; `labels` by public index."""
+    parts = []
+    for domain in domains:
+        shuffled = rng.permutation(domain.indices)
+        parts.append(shuffled[np.argsort(labels[shuffled], kind="stable")])
+    return _joined(domains, parts, batch_size)
+
+
+def correlated(
+    domains: Sequence[Domain], labels: Array, gamma: float, rng: np.random.Generator, batch_size: int
+) -> Stream:
+    """One domain after the other, with classes that come in bursts (Yuan et al. 2023, arXiv:2303.13899).
+
+    Each domain has as many slots as classes. Every class deals its images to the slots by shares drawn from a symmetric
+    Dirichlet distribution with concentration `gamma`; slots follow one another, shuffled inside. A small gamma gives
+    slots of nearly one class, a large one approaches the plain shuffle. Raises `ValueError` for gamma <= 0.
+    """
+    if gamma <= 0:
+        raise ValueError(f"gamma must be positive, got {gamma}")
+    parts = []
+    for domain in domains:
+        classes = np.unique(labels[domain.indices])
+        slots: list[list[Array]] = [[] for _ in classes]
+        for label in classes:
+            members = rng.permutation(domain.indices[labels[domain.indices] == label])
+            shares = rng.dirichlet(np.full(len(classes), gamma))
+            cuts = np.rint(np.cumsum(shares)[:-1] * len(members)).astype(np.int64)
+            for slot, piece in zip(slots, np.split(members, cuts), strict=True):
+                slot.append(piece)
+        parts.append(np.concatenate([rng.permutation(np.concatenate(slot)) for slot in slots]))
+    return _joined(domains, parts, batch_size)
+
+
+def recurring(domains: Sequence[Domain], rng: np.random.Generator, batch_size: int, rounds: int = 10) -> Stream:
+    """The continual order `rounds` times, shuffled anew each time."""
+    parts = [rng.permutation(domain.indices) for _ in range(rounds) for domain in domains]
+    return _joined(list(domains) * rounds, parts, batch_size)
+
+
+def gradual(ladders: Sequence[Sequence[Domain]], rng: np.random.Generator, batch_size: int) -> Stream:
+    """Every ladder of severities up and down again: 1, 2, ..., S, ..., 2, 1; the images of each step shuffled.
+
+    `ladders[c][s]` is corruption c at severity s + 1. A ladder of S severities has 2 S - 1 steps, so all severities but
+    the highest come twice.
+    """
+    steps = [step for ladder in ladders for step in (*ladder, *reversed(ladder[:-1]))]
+    return _joined(steps, [rng.permutation(step.indices) for step in steps], batch_size)
+
+
+def label_correlation(stream: Stream, labels: Array) -> float:
+    """How often neighbours in the stream share their class, less how often they would in a plain shuffle.
+
+    `labels` (N,) in stream order. About 0 for a shuffled stream, near 1 minus the sum of squared class shares for a
+    sorted one; printed with every task, since batch statistics live or die by it.
+    """
+    if len(labels) < 2:
+        return 0.0
+    _, counts = np.unique(labels, return_counts=True)
+    n = len(stream.indices)
+    expected = float((counts * (counts - 1)).sum() / (n * (n - 1)))
+    return float((labels[1:] == labels[:-1]).mean()) - expected
+
+
+def _joined(domains: Sequence[Domain], parts: Sequence[Array], batch_size: int) -> Stream:
+    members = np.repeat(np.arange(len(domains)), [len(part) for part in parts])
+    return _stream(np.concatenate(parts), members, domains, batch_size)
+
+
+def _stream(indices: Array, members: Array, domains: Sequence[Domain], batch_size: int) -> Stream:
+    """A stream over the distinct domain names: a domain that returns is the same domain."""
+    names = list(dict.fromkeys(domain.name for domain in domains))
+    number = np.array([names.index(domain.name) for domain in domains])
+    return Stream(
+        indices.astype(np.int64), even_cuts(len(indices), batch_size), number[members].astype(np.int64), tuple(names)
+    )

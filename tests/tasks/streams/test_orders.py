@@ -1,0 +1,104 @@
+"""Orders are permutations with the structure they promise, and pure functions of their generator."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from selfbench.tasks.streams.orders import (
+    Domain,
+    class_sorted,
+    continual,
+    correlated,
+    gradual,
+    label_correlation,
+    mixed,
+    recurring,
+)
+
+K, PER_CLASS, DOMAINS = 5, 40, 3
+N = K * PER_CLASS
+LABELS = np.tile(np.repeat(np.arange(K), PER_CLASS), DOMAINS)
+PLAIN = [Domain(f"d{number}", np.arange(number * N, (number + 1) * N)) for number in range(DOMAINS)]
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+BUILD = {
+    "continual": lambda g: continual(PLAIN, g, 32),
+    "mixed": lambda g: mixed(PLAIN, g, 32),
+    "class_sorted": lambda g: class_sorted(PLAIN, LABELS, g, 32),
+    "correlated": lambda g: correlated(PLAIN, LABELS, 0.1, g, 32),
+    "recurring": lambda g: recurring(PLAIN, g, 32, rounds=4),
+    "gradual": lambda g: gradual([PLAIN], g, 32),
+}
+
+
+@pytest.mark.parametrize("name", BUILD)
+def test_equal_generators_give_equal_streams(name: str) -> None:
+    assert BUILD[name](rng(1)).sha256 == BUILD[name](rng(1)).sha256
+    assert BUILD[name](rng(1)).sha256 != BUILD[name](rng(2)).sha256
+
+
+@pytest.mark.parametrize("name", ["continual", "mixed", "class_sorted", "correlated"])
+def test_every_image_comes_once_in_its_own_domain(name: str) -> None:
+    stream = BUILD[name](rng())
+    assert np.array_equal(np.sort(stream.indices), np.arange(DOMAINS * N))
+    assert np.array_equal(stream.domains, stream.indices // N)
+    assert stream.cuts[-1] == DOMAINS * N
+
+
+@pytest.mark.parametrize("name", ["continual", "class_sorted", "correlated"])
+def test_domains_follow_one_another(name: str) -> None:
+    assert np.all(np.diff(BUILD[name](rng()).domains) >= 0)
+
+
+def test_mixed_mixes() -> None:
+    first = mixed(PLAIN, rng(), 32).domains[:N]
+    assert np.bincount(first, minlength=DOMAINS).min() > N // DOMAINS // 2
+
+
+def test_sorted_is_sorted_within_domains() -> None:
+    labels = LABELS[class_sorted(PLAIN, LABELS, rng(), 32).indices]
+    for start in range(0, DOMAINS * N, N):
+        assert np.all(np.diff(labels[start : start + N]) >= 0)
+
+
+def test_correlation_falls_with_gamma() -> None:
+    values = []
+    for gamma in (0.01, 0.1, 1.0, 1000.0):
+        stream = correlated(PLAIN, LABELS, gamma, rng(), 32)
+        values.append(label_correlation(stream, LABELS[stream.indices]))
+    assert values == sorted(values, reverse=True)
+    assert values[0] > 0.3  # below 1 - 1 / K: classes that drew the same slot are shuffled with one another
+    assert abs(values[-1]) < 0.05
+
+
+def test_correlation_of_known_streams() -> None:
+    shuffled = continual(PLAIN, rng(), 32)
+    assert abs(label_correlation(shuffled, LABELS[shuffled.indices])) < 0.06
+    ordered = class_sorted(PLAIN, LABELS, rng(), 32)
+    assert label_correlation(ordered, LABELS[ordered.indices]) == pytest.approx(1 - 1 / K, abs=0.03)
+
+
+def test_gamma_must_be_positive() -> None:
+    with pytest.raises(ValueError, match="gamma"):
+        correlated(PLAIN, LABELS, 0.0, rng(), 32)
+
+
+def test_recurring_visits_all_domains_in_every_round() -> None:
+    stream = recurring(PLAIN, rng(), 32, rounds=4)
+    rounds = stream.indices.reshape(4, DOMAINS * N)
+    for visited in rounds:
+        assert np.array_equal(np.sort(visited), np.arange(DOMAINS * N))
+    assert not np.array_equal(rounds[0], rounds[1])
+    assert len(stream.domain_names) == DOMAINS
+
+
+def test_gradual_climbs_and_descends() -> None:
+    stream = gradual([PLAIN], rng(), 32)
+    steps = stream.domains.reshape(2 * DOMAINS - 1, N)
+    assert [step[0] for step in steps] == [0, 1, 2, 1, 0]
+    assert all(len(np.unique(step)) == 1 for step in steps)
