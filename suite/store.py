@@ -163,6 +163,7 @@ class Index:
     def _bring_up_to_date(self, progress: Callable[[int, int], None] | None) -> None:
         self._database = self._open()
         try:
+            self._expect_whole()
             self._refresh(progress)
         except sqlite3.DatabaseError:
             self._database.close()
@@ -192,6 +193,12 @@ class Index:
                     database.execute(f"pragma user_version={INDEX_VERSION}")
         database.execute("pragma synchronous=off")
         return database
+
+    def _expect_whole(self) -> None:
+        """Raise `sqlite3.DatabaseError` when the end of the file is missing, which SQLite sees only on reaching it."""
+        pages, size = (self._database.execute(f"pragma {name}").fetchone()[0] for name in ("page_count", "page_size"))
+        if pages * size > self.file.stat().st_size:
+            raise sqlite3.DatabaseError("the index is torn")
 
     def _refresh(self, progress: Callable[[int, int], None] | None) -> None:
         known = {row[0]: (row[1], row[2]) for row in self._database.execute("select path, size, mtime from files")}

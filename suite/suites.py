@@ -168,7 +168,9 @@ def make_spec(
             f"The rules are: {', '.join(RULES)}."
         )
     if task.protocol == "stream" and rule != "last":
-        raise UsageError(f"{where}: a stream has one prediction of each image and nothing to select; leave out '{rule}'.")
+        raise UsageError(
+            f"{where}: a stream has one prediction of each image and nothing to select; leave out '{rule}'."
+        )
     try:
         return RunSpec(
             task=TaskRef(name=task.name, version=task.version),

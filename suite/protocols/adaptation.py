@@ -66,6 +66,8 @@ class AdaptationTask:
     """An adaptation task: data, split, model, augmentations, recipe, metric."""
 
     n_classes: ClassVar[int]
+    tell: Callable[[str], None] = staticmethod(lambda text: None)
+    """Where a long `build` says how far it is; the harness listens."""
     recipe: ClassVar[Recipe] = Recipe()
     cached_passes: ClassVar[float] = 0.0
     """Example passes that one handed-out example stands for when its features come from a cache of a frozen model."""

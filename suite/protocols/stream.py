@@ -7,7 +7,7 @@ in `stream_loop.py`; labels and domains stay with the scorer, in another process
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -61,6 +61,8 @@ class StreamTask:
     """A stream task: data, source model, order, metric."""
 
     n_classes: ClassVar[int]
+    tell: Callable[[str], None] = staticmethod(lambda text: None)
+    """Where a long `build` says how far it is; the harness listens."""
     clean_error: ClassVar[tuple[float, float]]
     """The range in which the source model's measured clean error must lie (fact `clean_error` of the bundle)."""
 

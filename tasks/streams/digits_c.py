@@ -5,7 +5,7 @@ One half of scikit-learn's 1,797 digits trains the source model, the other half 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from ...suite.bundle import Array, Bundle, BundleFolder
 from ...suite.pretrain import error_rate, train_classifier
-from ...suite.protocols.stream import Stream, StreamTask, even_cuts
+from ...suite.protocols.stream import Stream, StreamTask
 from ...suite.registry import register_task
 from ...suite.seeds import rng
 from ..augmentations import shift
 from ..digits import as_tensor, convolution, read_digits
 from .corruptions import NAMES, SEVERITIES, corrupt
+from .orders import Domain, continual, mixed
 
 if TYPE_CHECKING:
     from ...suite.data import Data
@@ -98,11 +99,8 @@ class DigitsCContinual(_DigitsC):
 
     def stream(self, bundle: BundleFolder, seed: int) -> Stream:
         n = bundle.facts["base_images"]
-        order = rng(seed, "digits-c-continual")
-        severest = len(SEVERITIES) - 1
-        parts = [(number * len(SEVERITIES) + severest) * n + order.permutation(n) for number in range(len(NAMES))]
-        domains = np.repeat(np.arange(len(NAMES)), n)
-        return Stream(np.concatenate(parts), even_cuts(len(domains), BATCH_SIZE), domains, NAMES)
+        severest = np.full(n, len(SEVERITIES) - 1)
+        return continual(_domains(n, [severest] * len(NAMES)), rng(seed, "digits-c-continual"), BATCH_SIZE)
 
 
 @register_task(
@@ -125,11 +123,16 @@ class DigitsCMixed(_DigitsC):
 
     def stream(self, bundle: BundleFolder, seed: int) -> Stream:
         n = bundle.facts["base_images"]
-        corruption, image = np.divmod(np.arange(len(NAMES) * n), n)
-        level = (image + corruption) % len(SEVERITIES)
-        order = rng(seed, "digits-c-mixed").permutation(len(image))
-        indices = ((corruption * len(SEVERITIES) + level) * n + image)[order]
-        return Stream(indices, even_cuts(len(indices), BATCH_SIZE), corruption[order], NAMES)
+        levels = [(np.arange(n) + corruption) % len(SEVERITIES) for corruption in range(len(NAMES))]
+        return mixed(_domains(n, levels), rng(seed, "digits-c-mixed"), BATCH_SIZE)
+
+
+def _domains(n: int, levels: Sequence[Array]) -> list[Domain]:
+    """A domain a corruption: its images 0 to n - 1, image i at the severity `levels[corruption][i]` (from 0)."""
+    return [
+        Domain(name, (corruption * len(SEVERITIES) + levels[corruption]) * n + np.arange(n))
+        for corruption, name in enumerate(NAMES)
+    ]
 
 
 def halves(labels: Array) -> tuple[Array, Array]:
