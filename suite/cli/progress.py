@@ -29,14 +29,22 @@ def describe(record: Record) -> str:
     return f"{record.primary} {shown}  {record.cost.seconds:.1f} s"
 
 
+_NOTE_SECONDS = 10.0
+"""Where there is no terminal, notes of one kind come no faster than this."""
+
+
 class Lines:
     """One line per finished run."""
 
     def __init__(self, total: int, done: int) -> None:
         self._total, self._done = total, done
+        self._noted: dict[str, float] = {}
 
     def note(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        kind, now = "".join(letter for letter in text if not letter.isdigit()), time.monotonic()
+        if now - self._noted.get(kind, -_NOTE_SECONDS) >= _NOTE_SECONDS:
+            self._noted[kind] = now
+            print(text, file=sys.stderr, flush=True)
 
     def started(self, spec: RunSpec, under_way: int) -> None:
         """Nothing to say without a terminal."""
