@@ -4,7 +4,7 @@ from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOMS = ["suite", "suite.*", "methods", "methods.*", "tasks", "tasks.*"]
-NOT_PACKAGED = {"noxfile"}
+NOT_PACKAGED = {"noxfile", "setup"}
 
 
 class BuildPackage(build_py):

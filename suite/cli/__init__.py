@@ -44,5 +44,3 @@ def main() -> None:
     except SelfbenchError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(run.interrupted())

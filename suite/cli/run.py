@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,8 +12,12 @@ from . import options
 from .select import choose_device, gather
 
 if TYPE_CHECKING:
+    from ..engine.runner import Summary
     from ..spec import RunSpec
     from ..store import Store
+
+INTERRUPTED = 130
+"""The shell's customary exit code after Ctrl-C."""
 
 Jobs = Annotated[int | None, typer.Option("-j", "--jobs", min=1, help="Runs at once [default: cores / threads].")]
 
@@ -88,11 +91,7 @@ def retry(
 
 
 def _execute(specs: list[RunSpec], store: Store, jobs: int | None, *, replace: bool, suite: str | None) -> None:
-    from ..engine.local import LocalExecutor
-    from ..engine.preparation import prepare, warm_modules
     from ..engine.runner import missing
-    from ..engine.runner import run as run_specs
-    from .progress import make_watcher
 
     store.check_writable()
     todo = specs if replace else missing(specs, store)
@@ -100,14 +99,11 @@ def _execute(specs: list[RunSpec], store: Store, jobs: int | None, *, replace: b
         typer.echo(f"All {len(specs)} runs have their records in {store.root}.", err=True)
         _tell_failures(specs, store)
         return
-    on_gpu = specs[0].device == "cuda"
-    slots = jobs or (1 if on_gpu else max(1, (os.cpu_count() or 1) // specs[0].threads))
-    with (
-        make_watcher(len(specs), len(specs) - len(todo)) as watcher,
-        LocalExecutor(slots, _gpus() if on_gpu else (), warm_modules(todo)) as executor,
-    ):
-        prepare(todo, executor, store, watcher.note)
-        summary = run_specs(specs, store, executor, watcher, replace=replace)
+    try:
+        summary = _run_all(specs, todo, store, jobs, replace)
+    except KeyboardInterrupt:
+        typer.echo("\nInterrupted. Finished runs are kept; the same command completes the rest.", err=True)
+        raise typer.Exit(INTERRUPTED) from None
     for spec, reason in summary.lost:
         typer.echo(f"no record: {spec.label}: {reason}", err=True)
     done = len(summary.finished) - len(summary.failed)
@@ -122,6 +118,22 @@ def _execute(specs: list[RunSpec], store: Store, jobs: int | None, *, replace: b
         raise typer.Exit(1)
     if not replace:
         _tell_failures(specs, store)
+
+
+def _run_all(specs: list[RunSpec], todo: list[RunSpec], store: Store, jobs: int | None, replace: bool) -> Summary:
+    from ..engine.local import LocalExecutor
+    from ..engine.preparation import prepare, warm_modules
+    from ..engine.runner import run as run_specs
+    from .progress import make_watcher
+
+    on_gpu = specs[0].device == "cuda"
+    slots = jobs or (1 if on_gpu else max(1, (os.cpu_count() or 1) // specs[0].threads))
+    with (
+        make_watcher(len(specs), len(specs) - len(todo)) as watcher,
+        LocalExecutor(slots, _gpus() if on_gpu else (), warm_modules(todo)) as executor,
+    ):
+        prepare(todo, executor, store, watcher.note)
+        return run_specs(specs, store, executor, watcher, replace=replace)
 
 
 def _tell_failures(specs: list[RunSpec], store: Store) -> None:
@@ -146,9 +158,3 @@ def _gpus() -> tuple[int, ...]:
         except ValueError:
             raise SelfbenchError(f"CUDA_VISIBLE_DEVICES={visible}: only device numbers are supported.") from None
     return tuple(range(torch.cuda.device_count()))
-
-
-def interrupted() -> int:
-    """What is said after Ctrl-C; the shell's customary exit code."""
-    print("\nInterrupted. Finished runs are kept; the same command completes the rest.", file=sys.stderr)
-    return 130

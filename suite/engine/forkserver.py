@@ -55,26 +55,36 @@ def main(fd: int, modules: Sequence[str] = ()) -> None:
     selector.register(line, selectors.EVENT_READ)
     selector.register(wake_read, selectors.EVENT_READ)
     jobs: dict[int, int] = {}
+    try:
+        _send(line, {"ready": True})
+        _serve(line, (wake_read, wake_write), selector, jobs)
+    except ConnectionError:
+        # The engine closed its end with an answer of ours unread, or as one was being sent: it has left.
+        pass
+    finally:
+        for pid in jobs:
+            kill_group(pid)
+        kill_descendants()
+
+
+def _serve(line: socket.socket, wake: tuple[int, int], selector: selectors.BaseSelector, jobs: dict[int, int]) -> None:
+    """Fork what is asked for and report what ended, until the other end closes."""
     pending = b""
-    _send(line, {"ready": True})
     while True:
         for key, _ in selector.select():
             if key.fileobj is line:
                 data = line.recv(1 << 16)
                 if not data:
-                    for pid in jobs:
-                        kill_group(pid)
-                    kill_descendants()
                     return
                 *requests, pending = (pending + data).split(b"\n")
                 for request in requests:
                     job = json.loads(request)
-                    pid = _fork(job, (line.fileno(), wake_read, wake_write))
+                    pid = _fork(job, (line.fileno(), *wake))
                     jobs[pid] = job["id"]
                     _send(line, {"id": job["id"], "pid": pid})
             else:
                 with contextlib.suppress(BlockingIOError):
-                    os.read(wake_read, 4096)
+                    os.read(wake[0], 4096)
         _reap(line, jobs)
 
 

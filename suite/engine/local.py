@@ -118,6 +118,8 @@ class LocalExecutor:
             data = self._line.recv(1 << 16)
         except TimeoutError:
             return []
+        except ConnectionError:
+            data = b""
         if not data:
             raise SelfbenchError("The worker server has died. Run the same command again to continue.")
         *lines, self._pending = (self._pending + data).split(b"\n")
