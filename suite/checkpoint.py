@@ -4,6 +4,7 @@ uninterrupted one bit by bit.
 
 from __future__ import annotations
 
+import copy
 import io
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +29,14 @@ def restore(owner: Any, state: Mapping[str, Any]) -> None:
     """Put `state` back into `owner`, which was set up anew; what can load a state keeps its identity."""
     for name, value in state.items():
         setattr(owner, name, _restore(getattr(owner, name, None), value, f"{type(owner).__name__}.{name}"))
+
+
+def reset(owner: Any, state: Mapping[str, Any]) -> None:
+    """Put `owner` back to `state`, as often as wished; its random generators go on, so that every new start differs."""
+    for name in set(vars(owner)) - set(state):
+        delattr(owner, name)
+    generators = {name for name, value in vars(owner).items() if isinstance(value, torch.Generator)}
+    restore(owner, copy.deepcopy({name: value for name, value in state.items() if name not in generators}))
 
 
 def _capture(value: Any, where: str) -> Any:

@@ -14,7 +14,8 @@ from .spec import RunSpec
 def repeat_command(spec: RunSpec) -> str:
     """`selfbench run ...` with every field of `spec` that is not the standard one."""
     words = ["selfbench", "run", "-t", spec.task.name, "-m", spec.method.name, "-s", str(spec.seed)]
-    defaults = _or_empty("method", spec.method.name, lambda entry: entry.params())
+    preset = _or_empty("task", spec.task.name, lambda entry: entry.options).get("preset", "")
+    defaults = _or_empty("method", spec.method.name, lambda entry: entry.params(preset=preset))
     for name, value in spec.method.params.items():
         if defaults.get(name) != value:
             words += ["-p", f"{name}={format_value(value)}"]

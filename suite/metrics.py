@@ -24,6 +24,7 @@ METRICS: Mapping[str, Metric] = {
         Metric("error", "Error", "lower"),
         Metric("accuracy", "Accuracy", "higher"),
         Metric("worst_group_error", "Worst-domain error", "lower"),
+        Metric("clean_error", "Clean error after the stream", "lower"),
         Metric("nll", "Negative log-likelihood", "lower", percent=False),
         Metric("brier", "Brier score", "lower", percent=False),
         Metric("ece", "Expected calibration error", "lower"),

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 NEEDS: Mapping[str, str] = {
     "norm-layers": "a source model with batch, group or layer normalisation",
     "batch-norm": "a source model with batch normalisation",
-    "source-statistics": "statistics of source features, computed by the harness",
-    "source-unlabeled": "source images without labels",
-    "source-data": "labelled source data while adapting",
+    "source-unlabeled": "images that trained the source model, without labels",
+    "source-data": "labelled source images",
+    "source-posterior": "a Gaussian over the source model's weights (SWAG, diagonal)",
     "domain-boundaries": "being told when the domain changes",
     "strong-augmentation": "a strong view of every input, beside the weak one",
 }

@@ -87,11 +87,11 @@ class Entry:
         module = importlib.import_module(self.module) if self.module else _import_file(self.file)
         return getattr(module, self.qualname)  # type: ignore[no-any-return]
 
-    def params(self, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """All hyper-parameters with `given` over the defaults, checked against their bounds."""
+    def params(self, given: Mapping[str, Any] | None = None, preset: str = "") -> dict[str, Any]:
+        """All hyper-parameters: `given` over those of `preset`, where the method has it, over the defaults; checked."""
         known = {item.name: item for item in self.hypers}
         result = {item.name: item.default for item in self.hypers}
-        for name, value in (given or {}).items():
+        for name, value in {**self.presets.get(preset, {}), **(given or {})}.items():
             if name not in known:
                 have = ", ".join(known) or "none"
                 raise UsageError(
@@ -135,16 +135,19 @@ def register_task(
     tags: tuple[str, ...] = (),
     selection: str = "last",
     bundle: str | None = None,
+    preset: str = "",
 ) -> Callable[[_Class], _Class]:
     """Register a task class. All arguments must be literals.
 
     `metric` names the primary one, `budget` is the standard budget of a run (fields of `Budget`), `data` the data
     sets it needs, `grants` what it offers to methods, `selection` its standard rule, `bundle` the name of the bundle
-    that it shares with other tasks of its file; any change of the protocol raises `version`, and the board never mixes
+    that it shares with other tasks of its file, `preset` the published hyper-parameters that methods use on it where
+    they have them (`presets` of the method); any change of the protocol raises `version`, and the board never mixes
     versions.
     """
     options = {"protocol": protocol, "version": version, "metric": metric, "title": title, "budget": dict(budget),
-               "data": data, "grants": grants, "tags": tags, "selection": selection, "bundle": bundle}  # fmt: skip
+               "data": data, "grants": grants, "tags": tags, "selection": selection, "bundle": bundle,
+               "preset": preset}  # fmt: skip
     return _mark("task", name, options)
 
 

@@ -63,19 +63,23 @@ class StreamScorer:
         self._task, self._spec = task, spec
         self._file = work / "scorer.npy"
         self.stream = task.stream(bundle, spec.seed)
-        self._labels = task.labels(bundle.private(), self.stream.indices)
+        shown = np.concatenate([self.stream.indices, self.stream.after])
+        self._cuts = np.concatenate([self.stream.cuts, len(self.stream.indices) + self.stream.after_cuts[1:]])
+        self._labels = task.labels(bundle.private(), shown)
         if permute is not None:
             self._labels = self._labels[rng(permute, "permute").permutation(len(self._labels))]
-        self._logits = np.zeros((len(self.stream.indices), task.n_classes), np.float32)
+        self._logits = np.zeros((len(shown), task.n_classes), np.float32)
         self._saved = 0
         if self._file.exists():
             saved = np.load(self._file, allow_pickle=False)
             self._logits[: len(saved)] = saved
-            self._saved = int(np.searchsorted(self.stream.cuts, len(saved)))
+            self._saved = int(np.searchsorted(self._cuts, len(saved)))
         self._next: int | None = None
 
     def plan(self) -> dict[str, Array]:
-        return {"indices": self.stream.indices, "cuts": self.stream.cuts}
+        stream = self.stream
+        return {"indices": stream.indices, "cuts": stream.cuts, "resets": stream.resets,
+                "after": stream.after, "after_cuts": stream.after_cuts}  # fmt: skip
 
     def handle(self, message: Message, wire: Wire) -> None:
         if message.kind == "seal":
@@ -90,7 +94,7 @@ class StreamScorer:
         expected = self._next
         if batch != expected and not (expected is None and batch <= self._saved):
             raise MethodError(f"predictions of batch {batch} came out of order")
-        start, stop = self.stream.cuts[batch], self.stream.cuts[batch + 1]
+        start, stop = self._cuts[batch], self._cuts[batch + 1]
         if logits.shape != (stop - start, self._task.n_classes):
             raise MethodError(f"predictions of batch {batch} have the shape {logits.shape}")
         _finite(logits, self._spec.method.name, f"batch {batch}")
@@ -99,22 +103,26 @@ class StreamScorer:
 
     def _save(self, step: int) -> None:
         buffer = io.BytesIO()
-        np.save(buffer, self._logits[: self.stream.cuts[step]], allow_pickle=False)
+        np.save(buffer, self._logits[: self._cuts[step]], allow_pickle=False)
         write_atomic(self._file, buffer.getvalue())
 
     def outcome(self) -> Outcome:
-        if self._next != len(self.stream.cuts) - 1:
+        if self._next != len(self._cuts) - 1:
             raise MethodError(f"method '{self._spec.method.name}' ended before the stream did")
-        stream, logits = self.stream, self._logits
-        scores = self._task.score(logits, self._labels, stream.domains, stream.domain_names)
-        wrong = logits.argmax(axis=1) != self._labels
+        stream, n = self.stream, len(self.stream.indices)
+        wrong = self._logits.argmax(axis=1) != self._labels
+        scores = self._task.score(self._logits[:n], self._labels[:n], stream.domains, stream.domain_names)
+        metrics = dict(scores.metrics)
+        if len(stream.after):
+            metrics["clean_error"] = float(wrong[n:].mean())
+        wrong = wrong[:n]
         edges = np.unique(np.linspace(0, len(wrong), CURVE_POINTS + 1).astype(int))
         curve = [
             Point(x=float(stop), values={"error": float(wrong[start:stop].mean())})
             for start, stop in itertools.pairwise(edges)
         ]
-        digest = hashlib.sha256(logits.tobytes()).hexdigest()
-        return Outcome(scores.metrics, scores.groups, scores.n, curve, digest)
+        digest = hashlib.sha256(self._logits.tobytes()).hexdigest()
+        return Outcome(metrics, scores.groups, scores.n, curve, digest)
 
 
 class AdaptationScorer:

@@ -171,10 +171,11 @@ def make_spec(
         raise UsageError(
             f"{where}: a stream has one prediction of each image and nothing to select; leave out '{rule}'."
         )
+    chosen = method.params(params, task.options["preset"])
     try:
         return RunSpec(
             task=TaskRef(name=task.name, version=task.version),
-            method=MethodRef(name=method.name, version=method.version, params=method.params(params)),
+            method=MethodRef(name=method.name, version=method.version, params=chosen),
             seed=seed,
             budget=Budget.model_validate({**task.options["budget"], **(budget or {})}),
             selection=rule,

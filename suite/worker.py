@@ -244,9 +244,8 @@ def _run_protocol(job: Job, spec: RunSpec, plan: Message, meter: Meter, context:
     method, task = method_entry.load()(**spec.method.params), task_entry.load()()
     bundle = BundleFolder(Path(job.bundle))
     if task_entry.protocol == "stream":
-        run_stream(
-            method, task, bundle.public(), bundle.model(), plan.arrays["indices"], plan.arrays["cuts"], meter, context
-        )
+        needs = method_entry.options["needs"]
+        run_stream(method, task, bundle.public(), bundle.model(), plan.arrays, meter, context, needs)
     elif task_entry.protocol == "adaptation":
         run_adaptation(method, task, bundle.public(), plan.arrays, meter, context)
     else:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -22,25 +22,35 @@ if TYPE_CHECKING:
     from ..data import Data
 
 
+def _none() -> Array:
+    return np.zeros(0, np.int64)
+
+
 @dataclass(frozen=True)
 class Stream:
     """An immutable, hashed order: which images come when, in which batches.
 
     `indices` (N,) into the public arrays, `cuts` (T + 1,) from 0 to N: batch t is `indices[cuts[t]:cuts[t + 1]]`;
-    `domains` (N,) into `domain_names`, known to the scorer alone.
+    `domains` (N,) into `domain_names`, known to the scorer alone. Before each batch in `resets` (R,) the harness puts
+    the method back to where `setup` left it. When the stream has ended, the method's predictor is shown the images
+    `after` (M,), such as clean ones, in batches of the stream's usual size; they teach it nothing.
     """
 
     indices: Array
     cuts: Array
     domains: Array
     domain_names: tuple[str, ...]
+    resets: Array = field(default_factory=_none)
+    after: Array = field(default_factory=_none)
 
     def __post_init__(self) -> None:
         if self.cuts[0] != 0 or self.cuts[-1] != len(self.indices) or np.any(np.diff(self.cuts) <= 0):
             raise ValueError("cuts must rise strictly from 0 to the length of the stream")
         if len(self.domains) != len(self.indices):
             raise ValueError("every image of the stream needs a domain")
-        for array in (self.indices, self.cuts, self.domains):
+        if len(self.resets) and (self.resets[0] <= 0 or self.resets[-1] >= len(self.cuts) - 1):
+            raise ValueError("resets are batches of the stream from 1")
+        for array in (self.indices, self.cuts, self.domains, self.resets, self.after):
             array.setflags(write=False)
 
     @property
@@ -49,7 +59,15 @@ class Stream:
         for array in (self.indices, self.cuts, self.domains):
             digest.update(np.ascontiguousarray(array, dtype="<i8").tobytes() + b"|")
         digest.update("\0".join(self.domain_names).encode())
+        for name, array in (("resets", self.resets), ("after", self.after)):
+            if len(array):
+                digest.update(name.encode() + np.ascontiguousarray(array, dtype="<i8").tobytes())
         return digest.hexdigest()
+
+    @property
+    def after_cuts(self) -> Array:
+        """Cuts (S + 1,) of `after` into batches of the stream's usual size."""
+        return even_cuts(len(self.after), int(np.diff(self.cuts).max()))
 
 
 def even_cuts(n: int, batch_size: int) -> Array:
@@ -79,7 +97,19 @@ class StreamTask:
         raise NotImplementedError
 
     def images(self, public: Mapping[str, Array], indices: Array) -> Tensor:
-        """The images `indices` as a preprocessed float tensor (B, C, H, W); must be a pure function."""
+        """The images `indices` as a float tensor (B, C, H, W) in [0, 1]; must be a pure function.
+
+        What further preprocessing the weights want (mean and standard deviation) is part of `model`.
+        """
+        raise NotImplementedError
+
+    def source_images(self, public: Mapping[str, Array], indices: Array) -> Tensor:
+        """As `images`, of the source: for tasks that grant `source-unlabeled` or `source-data`.
+
+        Their bundle holds the public arrays `source_images` (N, ...) and `source_labels` (N,). One that grants
+        `source-posterior` holds `posterior_mean` and `posterior_variance` (P,): of all parameters of the model,
+        flattened and joined in their order.
+        """
         raise NotImplementedError
 
     def labels(self, private: Mapping[str, Array], indices: Array) -> Array:
@@ -95,12 +125,32 @@ class StreamTask:
 class Source:
     """What the harness hands to `StreamMethod.setup` beside the model.
 
-    `generator` is the method's own random stream, on the run's device.
+    `generator` is the method's own random stream, on the run's device. The rest is None unless the method declares
+    that it needs it: `images` gives source images by index (`source-unlabeled`, `source-data`), `labels` (N,) their
+    classes (`source-data`), `posterior` the means and variances of the model's parameters, in their order and
+    shapes (`source-posterior`).
     """
 
     n_classes: int
     device: torch.device
     generator: torch.Generator
+    images: SourceImages | None = None
+    labels: Tensor | None = None
+    posterior: tuple[list[Tensor], list[Tensor]] | None = None
+
+
+class SourceImages:
+    """The images that trained the source model: `len(images)`, and `images(indices)` -> (B, C, H, W) in [0, 1]."""
+
+    def __init__(self, task: StreamTask, public: Mapping[str, Array], device: torch.device) -> None:
+        self._task, self._public, self._device = task, public, device
+
+    def __len__(self) -> int:
+        return len(self._public["source_images"])
+
+    def __call__(self, indices: Tensor | Array) -> Tensor:
+        chosen = indices.cpu().numpy() if isinstance(indices, Tensor) else indices
+        return self._task.source_images(self._public, chosen).to(self._device)
 
 
 @dataclass

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import copy
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,7 +16,7 @@ from ..errors import BudgetExhausted, MethodError
 from ..meter import Meter
 from ..seeds import derive
 from .context import Context, as_logits, autocast
-from .stream import Source, StreamMethod, StreamTask
+from .stream import Source, SourceImages, StreamMethod, StreamTask
 
 _FLUSH = 16
 """On a GPU, sealed logits stay on the device for so many batches, so that no step waits for the host."""
@@ -25,12 +27,16 @@ def run_stream(
     task: StreamTask,
     public: Mapping[str, Array],
     weights: Mapping[str, Tensor],
-    indices: Array,
-    cuts: Array,
+    plan: Mapping[str, Array],
     meter: Meter,
     context: Context,
+    needs: Collection[str] = (),
 ) -> None:
-    """Show every batch once, in order; the logits of batch t are sealed before batch t + 1 is read."""
+    """Show every batch once, in order; the logits of batch t are sealed before batch t + 1 is read.
+
+    `plan` is what `StreamScorer.plan` says of the stream, `needs` what the method has declared.
+    """
+    indices, cuts = plan["indices"], plan["cuts"]
     device = context.device
     model = task.model()
     model.load_state_dict(dict(weights))
@@ -40,9 +46,11 @@ def run_stream(
     generator = torch.Generator(device).manual_seed(derive(context.spec.seed, "method", "generator"))
     with meter.running():
         try:
-            method.setup(model, Source(task.n_classes, device, generator))
+            method.setup(model, _source(task, public, model, generator, needs))
         except BudgetExhausted:
             raise MethodError(f"method '{meter.owner}' used up its budget before the stream began") from None
+    resets = set(plan["resets"].tolist())
+    fresh = copy.deepcopy(checkpoint.capture(method)) if resets else None
     start = 0
     state = context.load_checkpoint()
     if state is not None:
@@ -55,6 +63,8 @@ def run_stream(
     total = len(cuts) - 1
     for batch in range(start, total):
         images = task.images(public, indices[cuts[batch] : cuts[batch + 1]]).to(device)
+        if fresh is not None and batch in resets:
+            checkpoint.reset(method, fresh)
         if not meter.ended:
             try:
                 with meter.running(), autocast(context):
@@ -70,7 +80,43 @@ def run_stream(
             state = {"method": checkpoint.capture(method), "meter": meter.state(), "batch": batch + 1,
                      "ended": meter.ended}  # fmt: skip
             context.save_checkpoint(state, step=batch + 1)
+    after = plan["after_cuts"]
+    for number in range(len(after) - 1):
+        images = task.images(public, plan["after"][after[number] : after[number + 1]]).to(device)
+        logits = _frozen(method.predictor(), images, meter, context)
+        sealer.add(
+            total + number, as_logits(logits, len(images), task.n_classes, meter.owner, "images after the stream")
+        )
     sealer.flush()
+
+
+def _source(
+    task: StreamTask,
+    public: Mapping[str, Array],
+    model: nn.Module,
+    generator: torch.Generator,
+    needs: Collection[str],
+) -> Source:
+    """What `needs` grants, and nothing else."""
+    device = generator.device
+    source = Source(task.n_classes, device, generator)
+    if "source-unlabeled" in needs or "source-data" in needs:
+        source.images = SourceImages(task, public, device)
+    if "source-data" in needs:
+        source.labels = torch.from_numpy(np.array(public["source_labels"], np.int64)).to(device)
+    if "source-posterior" in needs:
+        source.posterior = (
+            split_parameters(public["posterior_mean"], model, device),
+            split_parameters(public["posterior_variance"], model, device),
+        )
+    return source
+
+
+def split_parameters(flat: Array, model: nn.Module, device: torch.device) -> list[Tensor]:
+    """A vector over all parameters of `model`, cut into their shapes."""
+    parameters = list(model.parameters())
+    parts = torch.from_numpy(np.array(flat)).to(device).split([parameter.numel() for parameter in parameters])
+    return [part.view_as(parameter) for part, parameter in zip(parts, parameters, strict=True)]
 
 
 def _frozen(model: nn.Module, images: Tensor, meter: Meter, context: Context) -> Tensor:

@@ -19,8 +19,8 @@ from selfbench.suite.meter import Meter
 from selfbench.suite.protocols.adaptation import AdaptationTask, Batch, LabeledBatch, Recipe
 from selfbench.suite.protocols.adaptation_loop import View, run_adaptation
 from selfbench.suite.protocols.context import Context
-from selfbench.suite.protocols.stream import Source, StreamTask
-from selfbench.suite.protocols.stream_loop import run_stream
+from selfbench.suite.protocols.stream import Source, SourceImages, StreamTask
+from selfbench.suite.protocols.stream_loop import run_stream, split_parameters
 from selfbench.suite.spec import Budget, MethodRef, RunSpec, TaskRef
 from selfbench.suite.wire import Wire
 
@@ -97,6 +97,32 @@ class TinyStream(StreamTask):
 
     def images(self, public: Any, indices: Any) -> Tensor:
         return torch.from_numpy(np.array(public["images"][indices]))
+
+    def source_images(self, public: Any, indices: Any) -> Tensor:
+        return torch.from_numpy(np.array(public["source_images"][indices]))
+
+
+def stream_data(images: Tensor, model: nn.Module) -> dict[str, Any]:
+    """Public arrays: the stream's images, 60 labelled source images, and a posterior around the weights of `model`."""
+    generator = torch.Generator().manual_seed(11)
+    weights = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+    return {
+        "images": images.numpy(),
+        "source_images": torch.rand(60, 3, 8, 8, generator=generator).numpy(),
+        "source_labels": np.arange(60) % K,
+        "posterior_mean": (weights + 0.01).numpy(),
+        "posterior_variance": (0.05 + torch.rand(weights.shape, generator=generator)).numpy(),
+    }
+
+
+STREAM_PLAN = {
+    "indices": np.arange(40),
+    "cuts": np.array([0, 9, 18, 27, 36, 40]),
+    "resets": np.zeros(0, np.int64),
+    "after": np.zeros(0, np.int64),
+    "after_cuts": np.zeros(1, np.int64),
+}
+"""Five batches, the last one short."""
 
 
 class Stopped(Exception):
@@ -272,8 +298,8 @@ def stream(tmp_path: Path, images: Tensor) -> Callable[..., Result]:
             context.stop_after = stop_after or 0
             with contextlib.suppress(Stopped):
                 run_stream(
-                    method, TinyStream(norm), {"images": images.numpy()}, ImageNet(norm).state_dict(),
-                    np.arange(40), np.array([0, 9, 18, 27, 36, 40]), meter, context,
+                    method, TinyStream(norm), stream_data(images, ImageNet(norm)), ImageNet(norm).state_dict(),
+                    STREAM_PLAN, meter, context, type(method).__selfbench__["needs"],
                 )  # fmt: skip
         result.counts = meter.counts
         return result
@@ -282,8 +308,23 @@ def stream(tmp_path: Path, images: Tensor) -> Callable[..., Result]:
 
 
 @pytest.fixture
-def source() -> Source:
-    return Source(K, torch.device("cpu"), torch.Generator().manual_seed(0))
+def source(images: Tensor) -> Source:
+    """All that a method may declare that it needs."""
+    public = stream_data(images, ImageNet())
+    device = torch.device("cpu")
+    model = ImageNet()
+    parts = [
+        [part.clone() for part in split_parameters(public[f"posterior_{name}"], model, device)]
+        for name in ("mean", "variance")
+    ]
+    return Source(
+        K,
+        device,
+        torch.Generator().manual_seed(0),
+        SourceImages(TinyStream(), public, device),
+        torch.from_numpy(public["source_labels"]),
+        (parts[0], parts[1]),
+    )
 
 
 @pytest.fixture

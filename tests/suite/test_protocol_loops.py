@@ -88,9 +88,7 @@ def play(tmp_path: Path) -> Play:
         try:
             with torch.random.fork_rng(devices=[]):
                 if entry.protocol == "stream":
-                    run_stream(
-                        method, task, bundle.public(), bundle.model(), plan["indices"], plan["cuts"], meter, context
-                    )
+                    run_stream(method, task, bundle.public(), bundle.model(), plan, meter, context)
                 else:
                     run_adaptation(method, task, bundle.public(), plan, meter, context)
         finally:
