@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .errors import GateError
+from .files import sha256_file
 
 
 @contextlib.contextmanager
@@ -66,6 +68,18 @@ def error_rate(model: nn.Module, inputs: Tensor, labels: Tensor, batch_size: int
     batches = zip(inputs.split(batch_size), labels.split(batch_size), strict=True)  # type: ignore[no-untyped-call]
     wrong = sum(int((model(batch).argmax(dim=1) != classes).sum()) for batch, classes in batches)
     return wrong / len(labels)
+
+
+def load_weights(file: Path, sha256: str) -> dict[str, Tensor]:
+    """The state dict in the safetensors file `file`; raises `GateError` when its digest is not `sha256`."""
+    from safetensors.torch import load_file
+
+    if not file.is_file():
+        raise GateError(f"The weights {file} are missing. Install selfbench again.")
+    found = sha256_file(file)
+    if found != sha256:
+        raise GateError(f"The weights {file} have the sha256 {found}, expected {sha256}. Install selfbench again.")
+    return load_file(file)
 
 
 def check_gate(task: Any, facts: Mapping[str, Any]) -> None:

@@ -1,11 +1,14 @@
 """Handwritten digits under 15 corruptions: one after the other at severity 5, or all mixed.
 
-One half of scikit-learn's 1,797 digits trains the source model, the other half is the base of both streams.
+One half of scikit-learn's 1,797 digits trains the source model, the other half is the base of both streams. The weights
+are part of the task: trained once by `train_source` and kept beside this file, for the same training on another kind of
+processor rounds differently and ends one point of error away.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -13,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ...suite.bundle import Array, Bundle, BundleFolder
-from ...suite.pretrain import error_rate, train_classifier
+from ...suite.pretrain import error_rate, load_weights, train_classifier
 from ...suite.protocols.stream import Stream, StreamTask
 from ...suite.registry import register_task
 from ...suite.seeds import rng
@@ -29,6 +32,8 @@ BATCH_SIZE = 64
 EPOCHS = 30
 SPLIT_SEED = 0
 SOURCE_SEED = 0
+WEIGHTS = Path(__file__).parent / "weights" / "digits-c.safetensors"
+WEIGHTS_SHA256 = "af74f3942b18aaa1731f49c51b3b43bfffbbe8025397a23cf8d70697b2ea2458"
 
 
 class _DigitsC(StreamTask):
@@ -43,15 +48,9 @@ class _DigitsC(StreamTask):
     def build(self, data: Data) -> Bundle:
         images, labels = read_digits(data)
         source, base = halves(labels)
-        source_images = as_tensor(images[source])
-        model = train_classifier(
-            self.model,
-            source_images,
-            torch.from_numpy(labels[source]),
-            seed=SOURCE_SEED,
-            epochs=EPOCHS,
-            augment=shift,
-        )
+        model = self.model()
+        model.load_state_dict(load_weights(WEIGHTS, WEIGHTS_SHA256))
+        model.eval()
         ids = np.arange(len(base))
         corrupted = [corrupt(images[base] / 255.0, ids, name, severity) for name in NAMES for severity in SEVERITIES]
         clean_error = error_rate(model, as_tensor(images[base]), torch.from_numpy(labels[base]))
@@ -82,7 +81,7 @@ class _DigitsC(StreamTask):
 @register_task(
     "digits-c-continual",
     protocol="stream",
-    version="1",
+    version="2",
     metric="error",
     title="Digits under 15 corruptions, one after the other, severity 5",
     budget={"currency": "passes", "limit": 675750, "wall_seconds": 120.0},
@@ -106,7 +105,7 @@ class DigitsCContinual(_DigitsC):
 @register_task(
     "digits-c-mixed",
     protocol="stream",
-    version="1",
+    version="2",
     metric="error",
     title="Digits under 15 corruptions in five severities, all mixed",
     budget={"currency": "passes", "limit": 675750, "wall_seconds": 120.0},
@@ -125,6 +124,19 @@ class DigitsCMixed(_DigitsC):
         n = bundle.facts["base_images"]
         levels = [(np.arange(n) + corruption) % len(SEVERITIES) for corruption in range(len(NAMES))]
         return mixed(_domains(n, levels), rng(seed, "digits-c-mixed"), BATCH_SIZE)
+
+
+def train_source(images: Array, labels: Array) -> nn.Module:
+    """The training that made the kept weights, on the source half of all digits (N, 8, 8) and their classes (N,)."""
+    source, _ = halves(labels)
+    return train_classifier(
+        _DigitsC().model,
+        as_tensor(images[source]),
+        torch.from_numpy(labels[source]),
+        seed=SOURCE_SEED,
+        epochs=EPOCHS,
+        augment=shift,
+    )
 
 
 def _domains(n: int, levels: Sequence[Array]) -> list[Domain]:

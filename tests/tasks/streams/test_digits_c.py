@@ -12,11 +12,18 @@ from selfbench.suite import registry
 from selfbench.suite.bundle import Bundle, BundleFolder, write_bundle
 from selfbench.suite.data import Data
 from selfbench.suite.errors import GateError
-from selfbench.suite.pretrain import check_gate, error_rate
+from selfbench.suite.pretrain import check_gate, error_rate, load_weights
 from selfbench.suite.protocols.stream import StreamTask
 from selfbench.tasks.digits import as_tensor, read_digits
 from selfbench.tasks.streams.corruptions import NAMES, SEVERITIES, corrupt
-from selfbench.tasks.streams.digits_c import DigitsCContinual, DigitsCMixed, halves
+from selfbench.tasks.streams.digits_c import (
+    WEIGHTS,
+    WEIGHTS_SHA256,
+    DigitsCContinual,
+    DigitsCMixed,
+    halves,
+    train_source,
+)
 
 TASKS = [DigitsCContinual, DigitsCMixed]
 
@@ -98,6 +105,30 @@ def test_the_stored_weights_have_the_stored_clean_error(
     model.load_state_dict(digits_c.model())
     measured = error_rate(model.eval(), as_tensor(images), torch.from_numpy(labels))
     assert measured == digits_c.facts["clean_error"]
+
+
+def test_training_anew_ends_where_the_kept_weights_are(
+    digits_c: BundleFolder, nothing_fetched: Data, base: tuple[np.ndarray, np.ndarray]
+) -> None:
+    """Bit by bit on one kind of processor only; within the gate, and of one opinion, on every kind."""
+    again = train_source(*read_digits(nothing_fetched))
+    images, labels = base
+    kept = DigitsCContinual().model()
+    kept.load_state_dict(digits_c.model())
+    inputs = as_tensor(images)
+    low, high = DigitsCContinual.clean_error
+    assert low <= error_rate(again, inputs, torch.from_numpy(labels)) <= high
+    with torch.no_grad():
+        assert (again(inputs).argmax(1) == kept.eval()(inputs).argmax(1)).float().mean() > 0.97
+
+
+def test_weights_of_another_digest_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "weights.safetensors"
+    file.write_bytes(WEIGHTS.read_bytes()[:-1] + b"!")
+    with pytest.raises(GateError, match="sha256"):
+        load_weights(file, WEIGHTS_SHA256)
+    with pytest.raises(GateError, match="missing"):
+        load_weights(tmp_path / "none.safetensors", WEIGHTS_SHA256)
 
 
 @pytest.mark.parametrize("task_class", TASKS)
