@@ -17,7 +17,7 @@ from selfbench.suite.suites import load_suite
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
-COMMITTED = ("quick",)
+COMMITTED = ("quick", "small")
 
 
 @pytest.fixture(scope="module")
