@@ -17,7 +17,7 @@ def soft_cross_entropy(logits: Tensor, target_logits: Tensor) -> Tensor:
 def symmetric_cross_entropy(logits: Tensor, target_logits: Tensor) -> Tensor:
     """-(1/2) sum_k q_k log p_k - (1/2) sum_k p_k log q_k: (B, K), (B, K) -> (B,), in nats.
 
-    p = softmax(logits), q = softmax(target_logits). In a mean teacher: RMT (arXiv:2211.13081, eq. 1), after Wang
+    p = softmax(logits), q = softmax(target_logits). In a mean teacher: RMT (arXiv:2211.13081), after Wang
     et al. 2019 (arXiv:1908.06112). No gradient flows into `target_logits`; both halves have one in `logits`.
     """
     log_p = F.log_softmax(logits, dim=1)
