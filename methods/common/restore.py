@@ -29,7 +29,7 @@ def restore_where(weights: Sequence[Tensor], source: Sequence[Tensor], mask: Ten
 
     `mask` (P,) is 0 or 1, in the type of the weights, over all of them flattened and joined in their order.
     """
-    parts = mask.split([weight.numel() for weight in weights])
+    parts = torch.split(mask, [weight.numel() for weight in weights])
     # With weights of 0 and 1 the interpolation is exact on both sides.
     masks = [part.view_as(weight) for part, weight in zip(parts, weights, strict=True)]
     torch._foreach_lerp_(list(weights), list(source), masks)

@@ -41,6 +41,22 @@ def mean_over_views(
     return total / n
 
 
+@torch.no_grad()
+def target_of_teacher(
+    teacher: nn.Module, anchor: nn.Module, images: Tensor, p_th: float, n: int, generator: torch.Generator
+) -> Tensor:
+    """The teacher's logits (B, K): of the images themselves where the source model is confident, else over `n` views.
+
+    Confident means that the mean of max_k softmax(anchor(images)) over the batch is at least `p_th`. No view is
+    computed then (CoTTA, arXiv:2203.13591, eq. 4). The two models must be in the state that `mean_over_views` asks for.
+    """
+    confidence = anchor(images).softmax(dim=1).amax(dim=1).mean()
+    # The one wait for the device: what it decides is most of the work.
+    if confidence < p_th:
+        return mean_over_views(teacher, images, n, generator)
+    return teacher(images)  # type: ignore[no-any-return]
+
+
 def logits_of_views(model: nn.Module, views: Tensor) -> Tensor:
     """(V, B, C, H, W) -> logits (V, B, K) in one pass; batch statistics are those of each view."""
     n, batch = views.shape[:2]

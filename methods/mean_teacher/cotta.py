@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from ...suite.hyper import hyper
@@ -18,7 +17,7 @@ from ..common.ema import ema_update
 from ..common.norm import use_batch_statistics
 from ..common.optimizers import make_optimizer
 from ..common.restore import restore_randomly
-from ..common.view_norm import mean_over_views
+from ..common.view_norm import target_of_teacher
 
 
 @register_method("cotta", family="mean-teacher", protocol="stream", paper="arXiv:2203.13591", needs=())
@@ -64,7 +63,7 @@ class CoTTA(StreamMethod):
         self.updater = make_optimizer(self.model.requires_grad_(True).parameters(), self.optimizer, self.lr)
 
     def predict(self, images: Tensor) -> Tensor:
-        target = self._target(images)
+        target = target_of_teacher(self.teacher, self.anchor, images, self.p_th, self.views, self.generator)
         logits: Tensor = self.model(images)
         distance = symmetric_cross_entropy if self.loss == "sce" else soft_cross_entropy
         self.updater.zero_grad()
@@ -72,15 +71,6 @@ class CoTTA(StreamMethod):
         self.updater.step()
         ema_update(self.teacher, self.model, self.decay)
         restore_randomly(list(self.model.parameters()), list(self.anchor.parameters()), self.restore, self.generator)
-        return target
-
-    @torch.no_grad()
-    def _target(self, images: Tensor) -> Tensor:
-        confidence = self.anchor(images).softmax(dim=1).amax(dim=1).mean()
-        # The one wait for the device: what it decides is most of the work.
-        if confidence < self.p_th:
-            return mean_over_views(self.teacher, images, self.views, self.generator)
-        target: Tensor = self.teacher(images)
         return target
 
     def predictor(self) -> nn.Module:

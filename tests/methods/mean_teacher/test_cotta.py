@@ -73,7 +73,7 @@ def test_no_view_is_computed_when_the_source_is_confident(
     def never(*arguments: Any, **options: Any) -> Tensor:
         raise AssertionError("views were computed")
 
-    monkeypatch.setattr("selfbench.methods.mean_teacher.cotta.mean_over_views", never)
+    monkeypatch.setattr("selfbench.methods.common.view_norm.mean_over_views", never)
     anchor = Norm()
     anchor.setup(source_model(), source)
     confidence = anchor.predict(images).softmax(1).amax(1).mean().item()
