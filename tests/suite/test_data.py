@@ -12,8 +12,10 @@ import tarfile
 import textwrap
 import threading
 import zipfile
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -358,6 +360,146 @@ def test_a_file_of_the_hub_is_fetched_at_its_revision(tmp_path: Path) -> None:
     assert f"/datasets/someone/something/resolve/{revision}/there.txt" in asked
 
 
+class Shelf(BaseHTTPRequestHandler):
+    """Serves `files` by path, from where a range begins; `cut` bytes at most at a time."""
+
+    files: ClassVar[dict[str, bytes]] = {}
+    cut: ClassVar[int | None] = None
+    asked: ClassVar[list[tuple[str, str | None]]] = []
+
+    def do_GET(self) -> None:
+        wanted = self.headers.get("Range")
+        self.asked.append((self.path, wanted))
+        body = self.files[self.path]
+        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted else 0
+        self.send_response(206 if wanted else 200)
+        self.end_headers()
+        self.wfile.write(body[start:][: self.cut])
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Be quiet."""
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[tuple[Data, type[Shelf], bytes]]:
+    """A data set of one tar on a local server: the data, the server's shelf, and the tar."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        add(archive, "SET/one.npy", PLAIN)
+        add(archive, "SET/deep/two.txt", DEEP)
+    tar = packed.getvalue()
+
+    class Handler(Shelf):
+        files: ClassVar[dict[str, bytes]] = {"/SET.tar": tar}
+        asked: ClassVar[list[tuple[str, str | None]]] = []
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    file = tmp_path / "sets.toml"
+    file.write_text(
+        textwrap.dedent(
+            f"""
+            [remote]
+            title = "On the web"
+            licence = "MIT"
+            homepage = ""
+            citation = ""
+            kind = "web"
+            size = {len(PLAIN) + len(DEEP)}
+            by_hand = "From its page."
+
+            [[remote.downloads]]
+            name = "SET.tar"
+            url = "http://127.0.0.1:{server.server_port}/SET.tar"
+            size = {len(tar)}
+            digest = "md5:{hashlib.md5(tar).hexdigest()}"
+
+            [[remote.members]]
+            name = "SET/one.npy"
+            size = {len(PLAIN)}
+
+            [[remote.members]]
+            name = "SET/deep"
+            """
+        )
+    )
+    yield Data(tmp_path / "data", file), Handler, tar
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_an_archive_on_the_web_is_fetched_checked_and_unpacked(web: tuple[Data, type[Shelf], bytes]) -> None:
+    data, _, tar = web
+    heard: list[tuple[int, int]] = []
+    assert not data.present("remote")
+    assert data.describe("remote").bytes_to_fetch == len(tar)
+    assert data.describe("remote").bytes_on_disk == len(PLAIN) + len(DEEP)
+    data.fetch("remote", lambda done, total: heard.append((done, total)))
+    assert data.present("remote")
+    assert data.file("remote", "SET/one.npy").read_bytes() == PLAIN
+    assert (data.file("remote", "SET/deep") / "two.txt").read_bytes() == DEEP
+    assert names_below(data.root) == [".remote.lock", "remote/SET/deep/two.txt", "remote/SET/one.npy"]
+    assert heard[-1] == (len(tar), len(tar))
+
+
+def test_a_download_goes_on_where_it_stopped(web: tuple[Data, type[Shelf], bytes]) -> None:
+    data, shelf, tar = web
+    shelf.cut = 5000
+    with pytest.raises(DataMissing, match=r"5,000 of .* bytes came") as caught:
+        data.fetch("remote")
+    assert "fetching again goes on from there" in str(caught.value)
+    assert names_below(data.root) == [".remote.lock", "remote/SET.tar.part"]
+    shelf.cut = None
+    data.fetch("remote")
+    assert data.file("remote", "SET/one.npy").read_bytes() == PLAIN
+    assert shelf.asked == [("/SET.tar", None), ("/SET.tar", "bytes=5000-")]
+    assert len(tar) > 5000
+
+
+def test_an_archive_placed_by_hand_needs_no_network_and_stays(web: tuple[Data, type[Shelf], bytes]) -> None:
+    data, shelf, tar = web
+    place = data.root / "remote" / "SET.tar"
+    place.parent.mkdir(parents=True)
+    place.write_bytes(tar)
+    data.fetch("remote")
+    assert shelf.asked == []
+    assert place.read_bytes() == tar
+    assert data.verify("remote") == []
+
+
+def test_a_truncated_archive_is_named_with_its_remedy(web: tuple[Data, type[Shelf], bytes]) -> None:
+    data, shelf, tar = web
+    place = data.root / "remote" / "SET.tar"
+    place.parent.mkdir(parents=True)
+    place.write_bytes(tar[:-100])
+    with pytest.raises(DataMissing, match=rf"SET\.tar is cut off: it has {len(tar) - 100:,} of {len(tar):,}") as caught:
+        data.fetch("remote")
+    assert f"curl -L -C - -o {place} http" in str(caught.value)
+    place.write_bytes(tar[:-1] + b"x")
+    with pytest.raises(DataMissing, match=r"SET\.tar is not the published file.*Remove it"):
+        data.fetch("remote")
+    assert shelf.asked == []
+
+
+def test_a_missing_and_a_truncated_member_are_named(web: tuple[Data, type[Shelf], bytes]) -> None:
+    data, _, tar = web
+    data.fetch("remote")
+    member = data.root / "remote" / "SET" / "one.npy"
+    member.write_bytes(PLAIN[:-1])
+    with pytest.raises(DataMissing, match=rf"one\.npy has {len(PLAIN) - 1:,} bytes instead of {len(PLAIN):,}"):
+        data.file("remote", "SET/one.npy")
+    member.unlink()
+    with pytest.raises(DataMissing, match=r"one\.npy is missing") as caught:
+        data.file("remote", "SET/one.npy")
+    assert "selfbench data fetch remote" in str(caught.value)
+    assert f"({len(tar):,} bytes, md5:" in str(caught.value)
+    assert "is missing" in data.how_to_get("remote")
+    data.fetch("remote")
+    assert data.how_to_get("remote") == ""
+
+
 def test_an_unknown_name_proposes_the_nearest(carrier: Data) -> None:
     with pytest.raises(UsageError, match="Did you mean 'plain'"):
         carrier.describe("plane")
@@ -394,7 +536,15 @@ def test_the_project_describes_every_set_fully_and_names_no_index_host() -> None
         assert dataset.citation
         assert dataset.by_hand
         assert dataset.homepage.startswith("http")
-        assert all(len(member.sha256) == 64 and member.size > 0 for member in dataset.members)
+        pinned = all(len(member.sha256) == 64 and member.size > 0 for member in dataset.members)
+        assert pinned or dataset.kind in ("web", "folder")
+        assert dataset.bytes_on_disk > 0
+        for download in dataset.downloads:
+            algorithm, _, digest = download.digest.partition(":")
+            assert len(digest) == {"sha256": 64, "md5": 32}[algorithm]
+            assert download.url.startswith("http")
+            assert download.size > 0
+        assert (dataset.kind == "web") == bool(dataset.downloads)
         if dataset.kind == "index":
             assert "==" in dataset.package
             assert len(dataset.sha256) == 64
