@@ -9,6 +9,7 @@ the groups `selfbench.methods` and `selfbench.tasks`.
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import hashlib
 import importlib
@@ -207,6 +208,8 @@ def _all(kind: Kind, search_path: str) -> Iterator[Entry]:
 
 def _entry_points(kind: Kind) -> Iterator[Entry]:
     """Entry points name a module (`pkg.module`) or a class in it (`pkg.module:Class`)."""
+    if not _announced(f"selfbench.{kind}s"):
+        return
     from importlib.metadata import entry_points
 
     for point in entry_points(group=f"selfbench.{kind}s"):
@@ -221,6 +224,19 @@ def _entry_points(kind: Kind) -> Iterator[Entry]:
         for entry in read_file(kind, Path(spec.origin).resolve(), point.module):
             if not point.attr or point.attr == entry.qualname:
                 yield entry
+
+
+def _announced(group: str) -> bool:
+    """Whether an installed distribution may have entry points of `group`: importing the library to ask takes longer."""
+    for place in map(Path, dict.fromkeys(sys.path)):
+        if place.is_file():
+            return True
+        for pattern in ("*.dist-info/entry_points.txt", "*.egg-info/entry_points.txt"):
+            for file in place.glob(pattern):
+                with contextlib.suppress(OSError):
+                    if group.encode() in file.read_bytes():
+                        return True
+    return False
 
 
 def read_file(kind: Kind, file: Path, module: str | None) -> Iterator[Entry]:

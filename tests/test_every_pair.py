@@ -1,0 +1,55 @@
+"""Every registered method and task whose data is here: what `selfbench check` proves, by real runs on real data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from selfbench.suite import registry
+from selfbench.suite.check import check
+from selfbench.suite.data import Data
+from selfbench.suite.places import data_folder
+from selfbench.suite.registry import Entry
+from selfbench.suite.suites import load_suite, misfit
+
+PASSES = 20_000
+"""Enough to adapt to some batches and to be stopped: what is left of a stream is predicted by what then stands."""
+ROOM = Path(registry.PACKAGE)
+
+
+CONTROLS = ("source", "supervised")
+
+
+def ours(kind: registry.Kind) -> list[Entry]:
+    return [entry for entry in registry.entries(kind).values() if ROOM in entry.file.parents and entry.module]
+
+
+def pairs() -> Iterator[tuple[Entry, Entry]]:
+    """All that fits on the tasks of `quick`; of the rest, every task with one method and every method on one task."""
+    quick = {spec.task.name for spec in load_suite("quick").specs}
+    methods, tasks = ours("method"), [task for task in ours("task") if "gpu" not in task.options["tags"]]
+    met: set[str] = set()
+    for task in sorted(tasks, key=lambda task: (task.name not in quick, "continual" not in task.name)):
+        fitting = [method for method in methods if not misfit(method, task)]
+        new = [method for method in fitting if method.name not in met]
+        for method in (
+            fitting if task.name in quick else new or [method for method in fitting if method.name in CONTROLS]
+        ):
+            met.add(method.name)
+            yield method, task
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "task"), [pytest.param(*pair, id=f"{pair[0].name} on {pair[1].name}") for pair in pairs()]
+)
+def test_labels_do_not_leak_and_runs_repeat_and_resume(method: Entry, task: Entry, tmp_path: Path) -> None:
+    data = Data(data_folder())
+    absent = [name for name in task.options["data"] if not data.present(name)]
+    if absent:
+        pytest.skip(f"needs data that is not here: {', '.join(absent)}")
+    findings = list(check(method, task.name, tmp_path, budget={"limit": PASSES}))
+    assert len(findings) > 3
+    assert not [finding for finding in findings if not finding.ok]
