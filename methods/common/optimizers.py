@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor
 
 
 def make_optimizer(
-    parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]], kind: str, lr: float
+    parameters: Iterable[Tensor] | Iterable[dict[str, Any]], kind: str, lr: float
 ) -> torch.optim.Optimizer:
     """Adam with betas (0.9, 0.999), or SGD with Nesterov momentum 0.9; both without weight decay.
 
