@@ -3,10 +3,35 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .losses import entropy
+from .reflected_view import reflected_view
+
+
+def weighted_loss(
+    model: nn.Module,
+    images: Tensor,
+    logits: Tensor,
+    average: Tensor,
+    temperature: float,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """sum_{b in S} w_b (SLR(y_b) + SCE(f(x~_b), y_b)): a scalar, to be divided by the size of a batch.
+
+    `logits` (B, K) are y = f(x) of `images` x (B, 3, H, W) under `model` f; w and S are those of
+    `certainty_and_diversity`, x~ is one `reflected_view` of the images of S. Gradients flow through y in both losses.
+    Without a `generator` the view and its loss are left out.
+    """
+    weights, kept = certainty_and_diversity(logits.detach(), average, temperature)
+    losses = soft_likelihood_ratio(logits)
+    if generator is not None:
+        # The view holds S alone, whose statistics batch norm uses: the host has to know S.
+        (chosen,) = torch.nonzero(kept, as_tuple=True)
+        view = model(reflected_view(images[chosen], generator))
+        losses = losses.index_add(0, chosen, mutual_cross_entropy(view, logits[chosen]))
+    return (weights * losses).sum()
 
 
 @torch.no_grad()

@@ -14,13 +14,7 @@ from ...suite.protocols.stream import Source, StreamMethod
 from ...suite.registry import register_method
 from ..common.affine import copies, train_affine
 from ..common.optimizers import make_optimizer
-from ..common.reflected_view import reflected_view
-from ..common.weighted_likelihood import (
-    certainty_and_diversity,
-    correct_prior,
-    mutual_cross_entropy,
-    soft_likelihood_ratio,
-)
+from ..common.weighted_likelihood import correct_prior, weighted_loss
 
 
 @register_method("cmf", family="self-training", protocol="stream", paper="-", needs=("norm-layers",))
@@ -76,17 +70,12 @@ class Cmf(StreamMethod):
 
     def predict(self, images: Tensor) -> Tensor:
         logits: Tensor = self.model(images)
-        weights, kept = certainty_and_diversity(logits.detach(), self.average, self.temperature)
+        generator = self.generator if self.consistency else None
+        loss = weighted_loss(self.model, images, logits, self.average, self.temperature, generator)
         self.average = 0.9 * self.average + 0.1 * logits.detach().softmax(dim=1).mean(dim=0)
         self.batch_size = max(self.batch_size, len(images))
-        losses = soft_likelihood_ratio(logits)
-        if self.consistency:
-            # The view holds S alone, whose statistics batch norm uses: the host has to know S.
-            (chosen,) = torch.nonzero(kept, as_tuple=True)
-            view = self.model(reflected_view(images[chosen], self.generator))
-            losses = losses.index_add(0, chosen, mutual_cross_entropy(view, logits[chosen]))
         self.updater.zero_grad()
-        ((weights * losses).sum() / self.batch_size).backward()  # type: ignore[no-untyped-call]
+        (loss / self.batch_size).backward()  # type: ignore[no-untyped-call]
         self.updater.step()
         self._filter()
         return correct_prior(logits) if self.prior_correction else logits.detach()

@@ -38,9 +38,12 @@ class Sar(StreamMethod):
     ImageNet models, and thus leave out nothing; `top_share` = 0 is what they ran.
 
     Cost: 6 passes per image with batch norm, whose statistics need the whole batch twice; without it only S1 passes
-    a second time, 3 + 3 |S1| / B. In the authors' release e_m survives a recovery, which then repeats at each of the
-    next batches; here, as in the comparison of Marsden et al. (arXiv:2306.00650), it starts anew. That comparison is
-    also the source of the presets, but for ImageNet. The authors train a ViT at 1e-3 / 64 times the batch size.
+    a second time, 3 + 3 |S1| / B.
+
+    In the authors' release e_m survives a recovery, which then repeats at each of the next batches; here, as in the
+    comparison of Marsden et al. (arXiv:2306.00650), it starts anew. In both the momentum survives, since they put
+    back the state of the optimiser's wrapper alone; here it starts anew too. That comparison is also the source of
+    the presets. The authors train a ViT at 1e-3 / 64 times the batch size.
     """
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
