@@ -51,6 +51,8 @@ from .wire import Message, Wire
 
 _LOOK_EVERY = 0.2
 """Seconds between looks at the method's memory."""
+_REST = 0.002
+"""Seconds the scorer rests when it has taken all that was sealed: a receiver that waits makes sending slow."""
 
 
 def main(job: Job) -> int:
@@ -161,6 +163,8 @@ def _listen(wire: Wire, scorer: Scorer, result: _Result, spec: RunSpec, method_p
                 if _is_last(message, result):
                     return
                 _handle(scorer, message, wire)
+                if message.kind == "seal" and not select.select([wire.socket], [], [], 0.0)[0]:
+                    time.sleep(_REST)
                 continue
         except TimeoutError:
             continue

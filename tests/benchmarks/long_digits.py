@@ -24,22 +24,22 @@ class _Rounds(DigitsCContinual):
 
 
 @register_task(
-    "digits-c-forty-rounds", protocol="stream", version="1", metric="error", title="Forty rounds of digits-c-continual",
+    "digits-c-sixty-rounds", protocol="stream", version="1", metric="error", title="Sixty rounds of digits-c-continual",
     budget={"currency": "passes", "limit": 1e9, "wall_seconds": 3600.0}, data=("digits",),
     grants=("norm-layers", "batch-norm"), bundle="digits-c-rounds",
 )  # fmt: skip
-class FortyRounds(_Rounds):
+class SixtyRounds(_Rounds):
     """For methods that only predict."""
 
-    rounds: ClassVar[int] = 40
+    rounds: ClassVar[int] = 60
 
 
 @register_task(
-    "digits-c-ten-rounds", protocol="stream", version="1", metric="error", title="Ten rounds of digits-c-continual",
+    "digits-c-twenty-rounds", protocol="stream", version="1", metric="error", title="Twenty rounds of digits-c-continual",
     budget={"currency": "passes", "limit": 1e9, "wall_seconds": 3600.0}, data=("digits",),
     grants=("norm-layers", "batch-norm"), bundle="digits-c-rounds",
 )  # fmt: skip
-class TenRounds(_Rounds):
+class TwentyRounds(_Rounds):
     """For methods that train as they predict."""
 
-    rounds: ClassVar[int] = 10
+    rounds: ClassVar[int] = 20

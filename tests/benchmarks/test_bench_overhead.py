@@ -64,7 +64,7 @@ def bare(spec: RunSpec) -> float:
 
 
 @pytest.mark.usefixtures("long_digits")
-@pytest.mark.parametrize(("method", "task"), [("source", "digits-c-forty-rounds"), ("tent", "digits-c-ten-rounds")])
+@pytest.mark.parametrize(("method", "task"), [("source", "digits-c-sixty-rounds"), ("tent", "digits-c-twenty-rounds")])
 def test_a_job_beside_the_bare_loop(benchmark: BenchmarkFixture, tmp_path: Path, method: str, task: str) -> None:
     """By turns, in one thread each; `ratio` is the median over pairs."""
     specs = expand(tasks=[task], methods=[method], seeds=[0])
