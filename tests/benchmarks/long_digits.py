@@ -24,7 +24,7 @@ class _Rounds(DigitsCContinual):
 
 
 @register_task(
-    "digits-c-sixty-rounds", protocol="stream", version="1", metric="error", title="Sixty rounds of digits-c-continual",
+    "digits-c-sixty-rounds", protocol="stream", version="1", metric="error", title="Sixty rounds of the digits",
     budget={"currency": "passes", "limit": 1e9, "wall_seconds": 3600.0}, data=("digits",),
     grants=("norm-layers", "batch-norm"), bundle="digits-c-rounds",
 )  # fmt: skip
@@ -35,7 +35,7 @@ class SixtyRounds(_Rounds):
 
 
 @register_task(
-    "digits-c-twenty-rounds", protocol="stream", version="1", metric="error", title="Twenty rounds of digits-c-continual",
+    "digits-c-twenty-rounds", protocol="stream", version="1", metric="error", title="Twenty rounds of the digits",
     budget={"currency": "passes", "limit": 1e9, "wall_seconds": 3600.0}, data=("digits",),
     grants=("norm-layers", "batch-norm"), bundle="digits-c-rounds",
 )  # fmt: skip
