@@ -251,7 +251,7 @@ class _After:
             meter.charge(backward=work)
 
         if len(tensors) == 1:
-            tensors[0].register_hook(count)
+            tensors[0].register_hook(count)  # type: ignore[no-untyped-call]
         else:
             register_multi_grad_hook(tensors, count, mode="any")
 

@@ -115,7 +115,8 @@ def _source(
 def split_parameters(flat: Array, model: nn.Module, device: torch.device) -> list[Tensor]:
     """A vector over all parameters of `model`, cut into their shapes."""
     parameters = list(model.parameters())
-    parts = torch.from_numpy(np.array(flat)).to(device).split([parameter.numel() for parameter in parameters])
+    sizes = [parameter.numel() for parameter in parameters]
+    parts = torch.split(torch.from_numpy(np.array(flat)).to(device), sizes)
     return [part.view_as(parameter) for part, parameter in zip(parts, parameters, strict=True)]
 
 
