@@ -151,14 +151,16 @@ def _saturation(x: Tensor, views: Sequence[View]) -> None:
 
 
 def _hue(x: Tensor, views: Sequence[View]) -> None:
-    """Turn the hue by less than a sixth, without the way to HSV and back.
+    turn = _column([view.hue for view in views], x)
+    turn_hue(x, turn[:, 0] if isinstance(turn, Tensor) else turn)
 
-    With M and m the largest and smallest colour, c = M - m and h the hue in sixths of a turn, the colour whose own
-    hue is h_0 becomes M - c clip(d - 1, 0, 1), d the distance of h and h_0 on the circle.
+
+def turn_hue(x: Tensor, turn: Tensor | float) -> None:
+    """Turn the hue of x (N, 3, ...) in [0, 1] by `turn`, in place; less than a sixth of a turn, as (N, ...) or a number.
+
+    Without the way to HSV and back: with M and m the largest and smallest colour, c = M - m and h the hue in sixths of
+    a turn, the colour whose own hue is h_0 becomes M - c clip(d - 1, 0, 1), d the distance of h and h_0 on the circle.
     """
-    turn = _column([6.0 * view.hue for view in views], x)
-    if isinstance(turn, Tensor):
-        turn = turn[:, 0]
     red, green, blue = x.unbind(1)
     largest = torch.maximum(torch.maximum(red, green), blue)
     chroma = largest - torch.minimum(torch.minimum(red, green), blue)
@@ -167,7 +169,7 @@ def _hue(x: Tensor, views: Sequence[View]) -> None:
     h = (red - green).add_(chroma, alpha=4.0).lerp_((blue - red).add_(chroma, alpha=2.0), is_green)
     h.lerp_(green - blue, is_red)
     # Where the chroma is 0 so is the numerator.
-    h.div_(chroma.clamp_min(torch.finfo(x.dtype).tiny)).add_(turn)
+    h.div_(chroma.clamp_min(torch.finfo(x.dtype).tiny)).add_(6.0 * turn)
     for channel, own in enumerate((0.0, 2.0, 4.0)):
         # h lies in (-2, 6): with e = |h - h_0| <= 6, clip(min(e, 6 - e) - 1) = clip(2 - |e - 3|).
         amount = (h - own).abs_().sub_(3.0).abs_().neg_().add_(2.0).clamp_(0.0, 1.0)

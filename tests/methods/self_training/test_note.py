@@ -119,7 +119,7 @@ def test_stream_equals_the_algorithm_by_hand(
 
 
 def test_memory_holds_the_images_it_says(
-    source_model: Callable[..., nn.Module], source: Source, images: Tensor
+    source_model: Callable[..., nn.Module], source: Source, images: Tensor, snapshots: dict[int, list[int]]
 ) -> None:
     method = NOTE(capacity=8, interval=7, source_steps=0)
     method.setup(source_model(), source)
