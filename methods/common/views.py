@@ -156,7 +156,7 @@ def _hue(x: Tensor, views: Sequence[View]) -> None:
 
 
 def turn_hue(x: Tensor, turn: Tensor | float) -> None:
-    """Turn the hue of x (N, 3, ...) in [0, 1] by `turn`, in place; less than a sixth of a turn, as (N, ...) or a number.
+    """Turn the hue of x (N, 3, ...) in [0, 1] in place, by less than a sixth of a turn, as (N, ...) or a number.
 
     Without the way to HSV and back: with M and m the largest and smallest colour, c = M - m and h the hue in sixths of
     a turn, the colour whose own hue is h_0 becomes M - c clip(d - 1, 0, 1), d the distance of h and h_0 on the circle.
