@@ -123,8 +123,10 @@ class NOTE(StreamMethod):
             largest = [other for other, size in enumerate(sizes) if size == max(sizes)]
             chosen = label if label in largest else largest[int(u[0] * len(largest))]
             if chosen != label or u[2] <= sizes[label] / self.counts[label]:
-                held = [i for i, other in enumerate(self.labels) if other == chosen]
-                place = held[int(u[1] * len(held))]
+                held = sorted(
+                    arrival for arrival, other in zip(self.arrivals, self.labels, strict=True) if other == chosen
+                )
+                place = self.arrivals.index(held[int(u[1] * len(held))])
                 self.labels[place], self.arrivals[place] = label, self.seen
         self.seen += 1
 
