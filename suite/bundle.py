@@ -35,11 +35,12 @@ Array = np.ndarray[Any, Any]
 class Bundle:
     """What a task's `build` returns.
 
-    `public`: arrays by name that methods may see; `private`: labels and whatever else only the scorer may see;
-    `model`: the state dict of the source model, or None; `facts`: JSON-able facts such as the measured clean error.
+    `public`: arrays by name that methods may see, or paths of .npy files too large for memory, which are moved into the
+    bundle; `private`: labels and whatever else only the scorer may see; `model`: the state dict of the source model, or
+    None; `facts`: JSON-able facts such as the measured clean error.
     """
 
-    public: Mapping[str, Array]
+    public: Mapping[str, Array | Path]
     private: Mapping[str, Array]
     model: Mapping[str, torch.Tensor] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -101,7 +102,11 @@ def write_bundle(path: Path, bundle: Bundle) -> BundleFolder:
         for part, arrays in (("public", bundle.public), ("private", bundle.private)):
             (temporary / part).mkdir()
             for name, array in arrays.items():
-                np.save(temporary / part / f"{name}.npy", np.ascontiguousarray(array), allow_pickle=False)
+                target = temporary / part / f"{name}.npy"
+                if isinstance(array, Path):
+                    shutil.move(array, target)
+                else:
+                    np.save(target, np.ascontiguousarray(array), allow_pickle=False)
         if bundle.model is not None:
             from safetensors.torch import save_file
 
@@ -139,7 +144,8 @@ def _sources(file: Path, package: Path, seen: set[Path]) -> set[Path]:
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.level:
             folder = file.parents[node.level - 1].joinpath(*(node.module or "").split("."))
-            for module in (folder.with_suffix(".py"), *(folder / f"{item.name}.py" for item in node.names)):
+            names = (f"{item.name}.py" for item in node.names)
+            for module in (folder.with_suffix(".py"), folder / "__init__.py", *(folder / name for name in names)):
                 counts = package / "tasks" in module.parents or module == package / "suite" / "pretrain.py"
                 if counts and module not in seen and module.is_file():
                     _sources(module, package, seen)

@@ -6,6 +6,7 @@ randomness comes from that generator. Batches never skip or repeat an image unle
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -74,6 +75,25 @@ def recurring(domains: Sequence[Domain], rng: np.random.Generator, batch_size: i
     """The continual order `rounds` times, shuffled anew each time."""
     parts = [rng.permutation(domain.indices) for _ in range(rounds) for domain in domains]
     return _joined(list(domains) * rounds, parts, batch_size)
+
+
+def separate(domains: Sequence[Domain], rng: np.random.Generator, batch_size: int) -> Stream:
+    """One domain after the other, each in batches of its own, and the method put back to its start before each.
+
+    The last batch of a domain may be shorter.
+    """
+    stream = continual(domains, rng, batch_size)
+    edges = np.cumsum([len(domain.indices) for domain in domains])
+    starts = edges - [len(domain.indices) for domain in domains]
+    cuts = np.concatenate(
+        [[0], *(start + even_cuts(end - start, batch_size)[1:] for start, end in zip(starts, edges, strict=True))]
+    )
+    return dataclasses.replace(stream, cuts=cuts, resets=np.searchsorted(cuts, edges[:-1]))
+
+
+def then(stream: Stream, indices: Array) -> Stream:
+    """The same stream, after which the method's predictor is shown the images `indices`, such as clean ones."""
+    return dataclasses.replace(stream, after=np.asarray(indices, np.int64))
 
 
 def gradual(ladders: Sequence[Sequence[Domain]], rng: np.random.Generator, batch_size: int) -> Stream:

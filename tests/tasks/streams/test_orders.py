@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -14,6 +16,8 @@ from selfbench.tasks.streams.orders import (
     label_correlation,
     mixed,
     recurring,
+    separate,
+    then,
 )
 
 K, PER_CLASS, DOMAINS = 5, 40, 3
@@ -33,6 +37,7 @@ BUILD = {
     "correlated": lambda g: correlated(PLAIN, LABELS, 0.1, g, 32),
     "recurring": lambda g: recurring(PLAIN, g, 32, rounds=4),
     "gradual": lambda g: gradual([PLAIN], g, 32),
+    "separate": lambda g: separate(PLAIN, g, 32),
 }
 
 
@@ -42,7 +47,7 @@ def test_equal_generators_give_equal_streams(name: str) -> None:
     assert BUILD[name](rng(1)).sha256 != BUILD[name](rng(2)).sha256
 
 
-@pytest.mark.parametrize("name", ["continual", "mixed", "class_sorted", "correlated"])
+@pytest.mark.parametrize("name", ["continual", "mixed", "class_sorted", "correlated", "separate"])
 def test_every_image_comes_once_in_its_own_domain(name: str) -> None:
     stream = BUILD[name](rng())
     assert np.array_equal(np.sort(stream.indices), np.arange(DOMAINS * N))
@@ -102,3 +107,22 @@ def test_gradual_climbs_and_descends() -> None:
     steps = stream.domains.reshape(2 * DOMAINS - 1, N)
     assert [step[0] for step in steps] == [0, 1, 2, 1, 0]
     assert all(len(np.unique(step)) == 1 for step in steps)
+
+
+def test_separate_starts_every_domain_with_a_batch_of_its_own_and_a_reset() -> None:
+    stream = separate(PLAIN, rng(), 32)
+    starts = stream.cuts[stream.resets]
+    assert list(starts) == [N, 2 * N]
+    for start, stop in itertools.pairwise(stream.cuts):
+        assert len(set(stream.domains[start:stop])) == 1
+    sizes = np.diff(stream.cuts)
+    assert sorted(set(sizes)) == [N % 32, 32]
+    assert list(separate(PLAIN, rng(), N).resets) == [1, 2]
+
+
+def test_what_comes_after_is_part_of_the_identity_alone() -> None:
+    plain = continual(PLAIN, rng(), 32)
+    longer = then(plain, np.arange(50))
+    assert np.array_equal(longer.indices, plain.indices)
+    assert list(longer.after_cuts) == [0, 32, 50]
+    assert longer.sha256 != plain.sha256
