@@ -15,14 +15,14 @@ _LUMA = (0.299, 0.587, 0.114)
 
 @torch.no_grad()
 def weak_views(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Every image (B, 3, H, W) mirrored or not."""
+    """Every image (B, C, H, W) mirrored or not."""
     mirrored = torch.rand(len(images), 1, 1, 1, generator=generator, device=images.device) < 0.5
     return torch.where(mirrored, images.flip(-1), images)
 
 
 @torch.no_grad()
 def strong_views(images: Tensor, generator: torch.Generator, min_area: float = 1.0) -> Tensor:
-    """(B, 3, H, W) in [0, 1] -> the same: MoCo v2 (Chen et al. 2020, arXiv:2003.04297) as AdaContrast uses it.
+    """(B, C, H, W) in [0, 1] -> the same, C 3 or 1: MoCo v2 (arXiv:2003.04297) as AdaContrast uses it.
 
     A crop of `min_area` to all of the area with an aspect ratio of 3/4 to 4/3, resized back (none with 1); with
     probability 0.8 brightness, contrast and saturation by up to 40 % and hue by up to 0.1 of a turn; gray with 0.2; a
@@ -60,11 +60,14 @@ def _jitter(images: Tensor, u: Tensor) -> Tensor:
     mean = _gray(x).mean(dim=(2, 3), keepdim=True)
     x = (contrast * x + (1.0 - contrast) * mean).clamp_(0.0, 1.0)
     x = (saturation * x + (1.0 - saturation) * _gray(x)).clamp_(0.0, 1.0)
-    turn_hue(x, (0.1 * changed * (2.0 * u[4] - 1.0)).squeeze(1))
+    if x.size(1) == 3:
+        turn_hue(x, (0.1 * changed * (2.0 * u[4] - 1.0)).squeeze(1))
     return x
 
 
 def _gray(x: Tensor) -> Tensor:
+    if x.size(1) == 1:
+        return x
     red, green, blue = x.unbind(1)
     return (_LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue).unsqueeze(1)
 

@@ -23,7 +23,7 @@ CHUNK_CPU = 2**18
 def mean_over_views(
     model: nn.Module, images: Tensor, n: int, generator: torch.Generator, *, gaussian_std: float = 0.005
 ) -> Tensor:
-    """(1/n) sum_i model(view_i(images)): images (B, 3, H, W) in [0, 1] -> logits (B, K), without gradient.
+    """(1/n) sum_i model(view_i(images)): images (B, C, H, W) in [0, 1] -> logits (B, K), without gradient.
 
     The views are those of `random_views`. `model` is in eval mode and normalises with batch statistics
     (`use_batch_statistics`), each view with its own. As many views pass at once as `CHUNK_GPU` or `CHUNK_CPU`

@@ -75,11 +75,12 @@ def draw_views(n: int, height: int, width: int, generator: torch.Generator, *, s
 def random_views(
     images: Tensor, generator: torch.Generator, n: int = 1, *, gaussian_std: float = 0.005, soft: bool = False
 ) -> Tensor:
-    """`n` random views of `images` (B, 3, H, W) in [0, 1] -> (n, B, 3, H, W) in [0, 1].
+    """`n` random views of `images` (B, C, H, W) in [0, 1] -> (n, B, C, H, W) in [0, 1]; C is 3, or 1 for gray images.
 
     Brightness, contrast, saturation, hue and gamma in random order, edge padding, rotation, scaling and translation,
     a Gaussian blur of 5 x 5, centre crop, horizontal flip, Gaussian noise, clipping (CoTTA, arXiv:2203.13591).
-    Parameters are drawn once per view and batch, noise per pixel. `soft` halves the ranges.
+    Parameters are drawn once per view and batch, noise per pixel. `soft` halves the ranges. Gray images have no
+    saturation and no hue.
     """
     views = draw_views(n, images.size(2), images.size(3), generator, soft=soft)
     return render_views(images, views, generator, gaussian_std=gaussian_std)
@@ -89,7 +90,7 @@ def random_views(
 def render_views(
     images: Tensor, views: Sequence[View], generator: torch.Generator, *, gaussian_std: float = 0.005
 ) -> Tensor:
-    """The given `views` of `images` (B, 3, H, W) in [0, 1] -> (V, B, 3, H, W); noise comes from `generator`.
+    """The given `views` of `images` (B, C, H, W) in [0, 1] -> (V, B, C, H, W); noise comes from `generator`.
 
     Noise is drawn view by view, so that any split of `views` over several calls gives the same numbers.
     """
@@ -107,8 +108,8 @@ def render_views(
 
 
 def _render(images: Tensor, views: Sequence[View], out: Tensor) -> None:
-    """Write the views without noise into `out` (V, B, 3, H, W)."""
-    # (V, 3, B, H, W): each colour is one block, which the colour changes combine.
+    """Write the views without noise into `out` (V, B, C, H, W)."""
+    # (V, C, B, H, W): each colour is one block, which the colour changes combine.
     x = images.transpose(0, 1).expand(len(views), -1, -1, -1, -1).clone(memory_format=torch.contiguous_format)
     x.clamp_(0.0, 1.0)
     for position in range(5):
@@ -125,7 +126,7 @@ def _render(images: Tensor, views: Sequence[View], out: Tensor) -> None:
 
 
 def _column(values: Sequence[float], x: Tensor) -> Tensor | float:
-    """One number per view, to be combined with x (V, 3, B, H, W)."""
+    """One number per view, to be combined with x (V, C, B, H, W)."""
     if len(values) == 1:
         return values[0]
     return torch.tensor(values, dtype=x.dtype).to(x.device, non_blocking=True).view(-1, 1, 1, 1, 1)
@@ -137,13 +138,17 @@ def _brightness(x: Tensor, views: Sequence[View]) -> None:
 
 def _contrast(x: Tensor, views: Sequence[View]) -> None:
     factor = _column([view.contrast for view in views], x)
-    # The mean of the gray image is the gray of the mean colours.
-    red, green, blue = x.mean(dim=(3, 4), keepdim=True).unbind(1)
-    mean = (_GRAY[0] * red + _GRAY[1] * green + _GRAY[2] * blue).unsqueeze(1)
+    mean = x.mean(dim=(3, 4), keepdim=True)
+    if x.size(1) == 3:
+        # The mean of the gray image is the gray of the mean colours.
+        red, green, blue = mean.unbind(1)
+        mean = (_GRAY[0] * red + _GRAY[1] * green + _GRAY[2] * blue).unsqueeze(1)
     x.mul_(factor).add_((1.0 - factor) * mean).clamp_(0.0, 1.0)
 
 
 def _saturation(x: Tensor, views: Sequence[View]) -> None:
+    if x.size(1) == 1:
+        return
     factor = _column([view.saturation for view in views], x)
     red, green, blue = x.unbind(1)
     gray = (red * _GRAY[0]).add_(green, alpha=_GRAY[1]).add_(blue, alpha=_GRAY[2]).unsqueeze(1)
@@ -151,6 +156,8 @@ def _saturation(x: Tensor, views: Sequence[View]) -> None:
 
 
 def _hue(x: Tensor, views: Sequence[View]) -> None:
+    if x.size(1) == 1:
+        return
     turn = _column([view.hue for view in views], x)
     turn_hue(x, turn[:, 0] if isinstance(turn, Tensor) else turn)
 
@@ -185,7 +192,7 @@ _CHANGES = (_brightness, _contrast, _saturation, _hue, _gamma)
 
 
 def _warp(x: Tensor, views: Sequence[View]) -> tuple[Tensor, int]:
-    """Sample x (V, 3, B, H, W) at the rotated, scaled, shifted and flipped pixels: (V, 3, B, H + 2r, W + 2r), and r.
+    """Sample x (V, C, B, H, W) at the rotated, scaled, shifted and flipped pixels: (V, C, B, H + 2r, W + 2r), and r.
 
     Clamping coordinates to the border equals padding by the edge as long as nothing beyond the padding is seen, which
     the ranges exclude for sides of 16 and more. r is the radius of the blur to come. The blur is symmetric, so that
@@ -215,7 +222,7 @@ def _warp(x: Tensor, views: Sequence[View]) -> tuple[Tensor, int]:
 
 
 def _blur(x: Tensor, radius: int, views: Sequence[View], out: Tensor) -> None:
-    """Blur x (V, 3, B, H + 2r, W + 2r) into `out` (V, B, 3, H, W), one direction after the other."""
+    """Blur x (V, C, B, H + 2r, W + 2r) into `out` (V, B, C, H, W), one direction after the other."""
     target = out.transpose(1, 2)
     if radius == 0:
         target.copy_(x)

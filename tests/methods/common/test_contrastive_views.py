@@ -88,3 +88,10 @@ def test_strong_views_stay_in_range_and_differ_by_image() -> None:
         assert torch.equal(views, strong_views(images, _generator(4), min_area))
         gray = ((views[:, 0] - views[:, 1]).abs().amax((1, 2)) < 1e-12).double().mean().item()
         assert gray == pytest.approx(0.2, abs=0.15)
+
+
+def test_gray_images_stay_gray() -> None:
+    images = _images()[:, :1]
+    views = strong_views(images, _generator(4), 0.5)
+    assert views.shape == images.shape
+    assert (views - images).abs().amax((1, 2, 3)).min() > 1e-3

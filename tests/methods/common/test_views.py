@@ -184,3 +184,14 @@ def test_draws_fill_the_published_ranges(soft: bool) -> None:
     assert set(shifts.flatten().tolist()) == set(range(-4, 5))
     assert np.mean([view.flip for view in views]) == pytest.approx(0.5, abs=0.03)
     assert len({view.order for view in views}) == math.factorial(5)
+
+
+def test_gray_images_have_the_views_of_their_coloured_copies_without_saturation_and_hue() -> None:
+    images = torch.rand(3, 1, 16, 16, generator=_generator(1), dtype=torch.float64)
+    views = draw_views(6, 16, 16, _generator(2))
+    gray = render_views(images, views, _generator(), gaussian_std=0.0)
+    plain = [dataclasses.replace(view, saturation=1.0, hue=0.0) for view in views]
+    coloured = render_views(images.expand(-1, 3, -1, -1), plain, _generator(), gaussian_std=0.0)
+    # The weights of gray add up to 0.9999.
+    assert (gray - coloured.mean(2, keepdim=True)).abs().max() < 1e-4
+    assert gray.shape == (6, 3, 1, 16, 16)
