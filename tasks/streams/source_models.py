@@ -61,7 +61,7 @@ class SourceModel:
         """The model without its weights: images (B, C, H, W) in [0, 1] -> logits (B, K)."""
         net = self.architecture()
         if self.channels_last:
-            net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            net = net.to(memory_format=torch.channels_last)
         return Normalized(net, self.mean, self.std)
 
     def load(self, data: Data) -> nn.Module:
@@ -80,6 +80,10 @@ class SourceModel:
         check_fit(weights, net, path)
         net.load_state_dict(weights)
         return model.eval()
+
+    def digest(self, data: Data) -> str:
+        """The sha256 of the file on this machine, for the facts of a bundle."""
+        return sha256_file(data.folder(self.data) / self.file)
 
     def gate(self, model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], data: Data) -> float:
         """The error of `model` on clean batches of images (B, C, H, W) and classes (B,).

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -53,7 +54,7 @@ def decode_file(path: Path, side: int | None = None, resize: int | Sequence[int]
     return decode(content, str(path), side, resize)
 
 
-def _pillow():  # type: ignore[no-untyped-def]
+def _pillow() -> Any:
     try:
         from PIL import Image
     except ImportError:

@@ -49,7 +49,8 @@ class _Block(nn.Module):
         if self.new:
             x = F.avg_pool2d(x, self.stride)
             x = torch.cat([x, x.new_zeros(len(x), self.new, *x.shape[2:])], dim=1)
-        return y + x
+        total: Tensor = y + x
+        return total
 
 
 def _stage(inputs: int, outputs: int, stride: int) -> nn.Sequential:

@@ -1,0 +1,392 @@
+"""The tasks on published data sets, built from miniatures in their layouts with small networks in the models' place."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import re
+import tarfile
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from selfbench.suite import registry
+from selfbench.suite.bundle import BundleFolder, write_bundle
+from selfbench.suite.data import Data
+from selfbench.suite.errors import DataMissing
+from selfbench.suite.pretrain import check_gate
+from selfbench.suite.protocols.stream import Stream, StreamTask
+from selfbench.tasks.streams import ccc, cifar_c, domain_sets, imagenet
+from selfbench.tasks.streams.models.bottleneck_resnet import BottleneckResNet
+from selfbench.tasks.streams.models.resnext_cifar import CifarResNeXt
+from selfbench.tasks.streams.models.wide_resnet import WideResNet
+from selfbench.tasks.streams.source_models import SourceModel
+
+RNG = np.random.default_rng(0)
+FAMILIES = ("cifar10-c-", "cifar100-c-", "imagenet-", "ccc-", "domainnet-126-", "pacs-", "vlcs-")
+
+
+class Tiny(nn.Module):
+    """A classifier with batch norm and a linear layer called `fc`."""
+
+    def __init__(self, n_classes: int = 10) -> None:
+        super().__init__()
+        self.bn = nn.BatchNorm2d(3)
+        self.fc = nn.Linear(3, n_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.fc(self.bn(x).mean(dim=(2, 3)))
+        return logits
+
+
+class Folder(Data):
+    """A data folder whose files need not have the published sizes; what is missing is still named."""
+
+    def file(self, name: str, member: str) -> Path:
+        path = self.root / name / member
+        return path if path.exists() else super().file(name, member)
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Data:
+    monkeypatch.setenv("SELFBENCH_CACHE", str(tmp_path / "cache"))
+    return Folder(tmp_path / "data")
+
+
+def save(data: Data, name: str, file: str, n_classes: int, source: SourceModel | None = None) -> SourceModel:
+    """A source model of random weights, and its file; every clean error passes its gate."""
+    path = data.root / name / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    torch.save(Tiny(n_classes).state_dict(), path)
+    made = SourceModel("tiny", lambda: Tiny(n_classes), name, file, "", (0.5,) * 3, (0.5,) * 3, n_classes, (0.0, 1.0))
+    return made if source is None else dataclasses.replace(source, architecture=made.architecture, sha256="")
+
+
+def picture(path: Path, side: int = 12) -> np.ndarray:
+    """A random PNG under the name of the layout; uint8 (3, side, side)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = RNG.integers(0, 256, (side, side, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path, "PNG")
+    return pixels.transpose(2, 0, 1)
+
+
+def built(task: StreamTask, data: Data, tmp_path: Path) -> BundleFolder:
+    bundle = task.build(data)
+    folder = write_bundle(tmp_path / "bundle", bundle)
+    check_gate(task, folder.facts)
+    model = task.model()
+    model.load_state_dict(folder.model())
+    public = folder.public()
+    assert model.eval()(task.images(public, np.arange(2))).shape == (2, task.n_classes)
+    assert not list((tmp_path / "cache" / "bundles").glob(".decoding-*"))
+    return folder
+
+
+def consistent(task: StreamTask, folder: BundleFolder) -> Stream:
+    """A stream of the task whose every index has an image and a class."""
+    stream = task.stream(folder, 0)
+    n = len(folder.public()["images"])
+    assert len(folder.private()["labels"]) == n
+    assert max(stream.indices.max(), stream.after.max(initial=0)) < n
+    assert set(stream.after).isdisjoint(stream.indices)
+    return stream
+
+
+@pytest.fixture
+def cifar(data: Data, monkeypatch: pytest.MonkeyPatch) -> tuple[Data, np.ndarray]:
+    """CIFAR-10-C with ten images, those of corruption c at severity s of grey level 50 (s - 1) + c; and its classes."""
+    labels = RNG.integers(0, 10, 10)
+    root = data.root / "cifar10-c" / "CIFAR-10-C"
+    root.mkdir(parents=True)
+    np.save(root / "labels.npy", np.tile(labels, 5))
+    for number, name in enumerate(cifar_c.NAMES):
+        levels = np.repeat(50 * np.arange(5) + number, 10).astype(np.uint8)
+        np.save(root / f"{name}.npy", np.broadcast_to(levels[:, None, None, None], (50, 32, 32, 3)).copy())
+    clean = data.root / "cifar10" / "cifar-10-batches-bin" / "test_batch.bin"
+    clean.parent.mkdir(parents=True)
+    clean.write_bytes(b"".join(bytes([label]) + bytes([255]) * 3072 for label in labels))
+    monkeypatch.setattr(cifar_c.Cifar10C, "source", save(data, "source-models", "cifar10-standard.pt", 10))
+    monkeypatch.setattr(cifar_c.Cifar10C, "clean_error", (0.0, 1.0))
+    monkeypatch.setattr(cifar_c.Cifar10C, "n", 10)
+    monkeypatch.setattr(cifar_c, "BATCH_SIZE", 4)
+    return data, labels
+
+
+@pytest.mark.parametrize(
+    ("task_class", "length", "severities"),
+    [
+        (cifar_c.Cifar10CContinual, 150, {5}),
+        (cifar_c.Cifar10CReset, 150, {5}),
+        (cifar_c.Cifar10CMixed, 150, {5}),
+        (cifar_c.Cifar10CCorrelated, 150, {5}),
+        (cifar_c.Cifar10CRecurring, 1500, {5}),
+        (cifar_c.Cifar10CGradual, 1350, {1, 2, 3, 4, 5}),
+    ],
+)
+def test_cifar_c_streams_show_the_named_corruption_at_the_named_severity(
+    cifar: tuple[Data, np.ndarray], tmp_path: Path, task_class: type[StreamTask], length: int, severities: set[int]
+) -> None:
+    data, labels = cifar
+    task = task_class()
+    folder = built(task, data, tmp_path)
+    stream = consistent(task, folder)
+    assert len(stream.indices) == length
+    images = folder.public()["images"]
+    for name in (0, 7, 14):
+        shown = stream.indices[stream.domains == stream.domain_names.index(cifar_c.NAMES[name])]
+        levels = images[shown].reshape(len(shown), -1)
+        assert np.all(levels == levels[:, :1])
+        assert {int(level - name) // 50 + 1 for level in levels[:, 0]} == severities
+        assert np.all((levels[:, 0].astype(int) - name) % 50 == 0)
+        assert np.array_equal(folder.private()["labels"][shown], labels[shown % 10])
+    assert np.all(images[stream.after] == 255)
+    assert np.array_equal(folder.private()["labels"][stream.after], labels)
+
+
+def test_cifar_c_names_a_missing_corruption_and_classes_that_do_not_fit(cifar: tuple[Data, np.ndarray]) -> None:
+    data, labels = cifar
+    root = data.root / "cifar10-c" / "CIFAR-10-C"
+    (root / "fog.npy").unlink()
+    with pytest.raises(DataMissing, match=r"fog\.npy is missing") as caught:
+        cifar_c.Cifar10CContinual().build(data)
+    for part in ("selfbench data fetch cifar10-c", "(2.9 GB)", "https://zenodo.org/records/2535967"):
+        assert part in str(caught.value)
+    np.save(root / "labels.npy", np.tile((labels + 1) % 10, 5))
+    with pytest.raises(DataMissing, match=r"labels\.npy does not hold the classes of the clean test images"):
+        cifar_c.Cifar10CContinual().build(data)
+
+
+CLASSES = ("n01", "n02", "n03", "n04")
+
+
+@pytest.fixture
+def imagenet_folder(data: Data, monkeypatch: pytest.MonkeyPatch) -> tuple[Data, dict[str, np.ndarray]]:
+    """ImageNet's layouts with four classes of two images; pixels by data set and path."""
+    monkeypatch.setattr(imagenet, "CLASSES", 4)
+    monkeypatch.setattr(imagenet, "PER_CLASS", 2)
+    monkeypatch.setattr(imagenet, "BATCH_SIZE", 3)
+    for module in (imagenet, ccc):
+        monkeypatch.setattr(module, "SIDE", 12)
+        monkeypatch.setattr(module, "RESIZE", 12)
+    monkeypatch.setattr(imagenet, "torchvision_net", lambda name, n_classes=4: Tiny(n_classes))
+    made = save(data, "torchvision-models", "r.pth", 4)
+    monkeypatch.setattr(imagenet.ImageNetStream, "source", made)
+    monkeypatch.setattr(imagenet.ImageNetStream, "clean_error", (0.0, 1.0))
+    monkeypatch.setattr(imagenet.ImageNetStream, "n_classes", 4)
+    monkeypatch.setattr(ccc, "RESNET50", made)
+    monkeypatch.setattr(ccc.CCCMedium, "clean_error", (0.0, 1.0))
+    names = [f"{name}/v_{number}.JPEG" for name in CLASSES for number in range(2)]
+    pixels = {f"imagenet/val/{name}": picture(data.root / "imagenet" / "val" / name) for name in names}
+    for part, corruptions in (("imagenet-c", imagenet.NAMES), ("imagenet-3dcc", imagenet.NAMES_3D)):
+        for corruption in corruptions:
+            for name in names:
+                path = f"{part}/{corruption}/5/{name}"
+                pixels[path] = picture(data.root / path)
+    for part in ("imagenet-r", "imagenet-a"):
+        for name in CLASSES[1:3]:
+            pixels[f"{part}/{part}/{name}/x.jpg"] = picture(data.root / part / part / name / "x.jpg", 12)
+        for name, value in (("n_classes", 2), ("expected", 2)):
+            monkeypatch.setattr(imagenet.ImageNetR if part.endswith("r") else imagenet.ImageNetA, name, value)
+    ids = data.root / "imagenet-5k-ids" / "imagenet_test_image_ids.txt"
+    ids.parent.mkdir(parents=True)
+    ids.write_text("n03/v_1.JPEG\nn01/v_0.JPEG\n")
+    return data, pixels
+
+
+@pytest.mark.parametrize(
+    ("task_class", "part", "per_domain"),
+    [
+        (imagenet.ImageNetC5kContinual, "imagenet-c", 2),
+        (imagenet.ImageNetC5kMixed, "imagenet-c", 2),
+        (imagenet.ImageNetC50kReset, "imagenet-c", 8),
+        (imagenet.ImageNetC50kCorrelated, "imagenet-c", 8),
+        (imagenet.ImageNet3DCC5k, "imagenet-3dcc", 2),
+    ],
+)
+def test_imagenet_c_streams_show_the_named_corruption_at_severity_5(
+    imagenet_folder: tuple[Data, dict[str, np.ndarray]],
+    tmp_path: Path,
+    task_class: type[StreamTask],
+    part: str,
+    per_domain: int,
+) -> None:
+    data, pixels = imagenet_folder
+    task = task_class()
+    folder = built(task, data, tmp_path)
+    stream = consistent(task, folder)
+    public, labels = folder.public()["images"], folder.private()["labels"]
+    names = imagenet.NAMES if part == "imagenet-c" else imagenet.NAMES_3D
+    assert set(stream.domain_names) == set(names)
+    for number, corruption in enumerate(stream.domain_names):
+        shown = stream.indices[stream.domains == number]
+        assert len(shown) == per_domain
+        expected = {
+            value.tobytes(): CLASSES.index(path.split("/")[3])
+            for path, value in pixels.items()
+            if path.startswith(f"{part}/{corruption}/5/")
+        }
+        assert [expected[public[index].tobytes()] for index in shown] == list(labels[shown])
+    clean = [pixels[f"imagenet/val/{name}"] for name in ("n03/v_1.JPEG", "n01/v_0.JPEG")]
+    assert np.array_equal(public[stream.after], np.stack(clean))
+    assert list(labels[stream.after]) == [2, 0]
+
+
+@pytest.mark.parametrize("task_class", [imagenet.ImageNetR, imagenet.ImageNetA])
+def test_a_subset_of_classes_keeps_its_rows_of_the_classifier(
+    imagenet_folder: tuple[Data, dict[str, np.ndarray]], tmp_path: Path, task_class: type[StreamTask]
+) -> None:
+    data, _ = imagenet_folder
+    task = task_class()
+    folder = built(task, data, tmp_path)
+    stream = consistent(task, folder)
+    assert sorted(folder.private()["labels"][stream.indices]) == [0, 1]
+    whole = imagenet.ImageNetStream.source.load(data)
+    part = task.model()
+    part.load_state_dict(folder.model())
+    images = task.images(folder.public(), stream.indices)
+    assert torch.allclose(part.eval()(images), whole(images)[:, [1, 2]])
+
+
+def test_imagenet_names_what_is_missing(imagenet_folder: tuple[Data, dict[str, np.ndarray]]) -> None:
+    data, _ = imagenet_folder
+    (data.root / "imagenet-c" / "snow" / "5" / "n01" / "v_0.JPEG").unlink()
+    with pytest.raises(DataMissing, match=r"1 listed file .*snow/5/n01/v_0\.JPEG"):
+        imagenet.ImageNetC5kContinual().build(data)
+    with pytest.raises(DataMissing, match=r"snow/5 holds 7 images, expected 8"):
+        imagenet.ImageNetC50kContinual().build(data)
+
+
+def test_ccc_keeps_the_order_of_its_shards(
+    imagenet_folder: tuple[Data, dict[str, np.ndarray]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, _ = imagenet_folder
+    folder = data.root / "ccc" / ccc.STREAM
+    folder.mkdir(parents=True)
+    frames = [RNG.integers(0, 256, (12, 12, 3), dtype=np.uint8) for _ in range(5)]
+    with tarfile.open(folder / "serial_00000.tar", "w") as archive:
+        for number, frame in enumerate(frames):
+            content = io.BytesIO()
+            Image.fromarray(frame).save(content, "PNG")
+            for name, part in (("input.jpg", content.getvalue()), ("output.cls", str(number % 4).encode())):
+                info = tarfile.TarInfo(f"s{number}.{name}")
+                info.size = len(part)
+                archive.addfile(info, io.BytesIO(part))
+    task = ccc.CCCMedium()
+    with monkeypatch.context() as inner:
+        inner.setattr(ccc, "written", lambda shape, fill: fill(np.zeros((5, *shape[1:]), np.uint8)))
+        with pytest.raises(DataMissing, match="holds 5 frames of 100,000: add the next shards"):
+            task.build(data)
+    for name, value in (("frames", 4), ("per_domain", 2), ("n_classes", 4), ("clean_error", (0.0, 1.0))):
+        monkeypatch.setattr(ccc.CCCMedium, name, value)
+    bundle = built(task, data, tmp_path)
+    stream = consistent(task, bundle)
+    assert list(stream.indices) == [0, 1, 2, 3]
+    assert list(stream.domains) == [0, 0, 1, 1]
+    assert stream.sha256 == task.stream(bundle, 1).sha256
+    assert np.array_equal(bundle.public()["images"], np.stack(frames[:4]).transpose(0, 3, 1, 2))
+    assert list(bundle.private()["labels"]) == [0, 1, 2, 3]
+
+
+class _Small:
+    n_classes: ClassVar[int] = 2
+    clean_error: ClassVar[tuple[float, float]] = (0.0, 1.0)
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(domain_sets, "SIDE", 12)
+    monkeypatch.setattr(domain_sets, "RESIZE", (12, 12))
+    monkeypatch.setattr(domain_sets, "shift", lambda images, generator, pixels: images)
+    monkeypatch.setattr(domain_sets, "check_digest", lambda path, sha256: None)
+    monkeypatch.setattr(domain_sets, "torchvision_net", lambda name, n_classes=1000: Tiny(n_classes))
+
+
+@pytest.mark.parametrize(
+    ("task_class", "name"),
+    [(domain_sets.PACS, "pacs"), (domain_sets.VLCS, "vlcs"), (domain_sets.DomainNet126, "domainnet-126")],
+)
+def test_domains_come_in_turn_and_the_source_domain_after_them(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: None, task_class: type, name: str
+) -> None:
+    for attribute in ("n_classes", "clean_error"):
+        monkeypatch.setattr(task_class, attribute, getattr(_Small, attribute))
+    task = task_class()
+    pixels: dict[bytes, tuple[str, int]] = {}
+    domains = (task.source_domain, *task.targets)
+    for domain in domains:
+        lines = []
+        for number in range(80 if domain == task.source_domain else 3):
+            label = number % 2
+            path = f"{domain}/{('cat', 'dog')[label]}/{domain}_{number}.jpg"
+            pixels[picture(data.root / name / path).tobytes()] = (domain, label)
+            lines.append(f"{path} {label}\n")
+        if name == "domainnet-126":
+            (data.root / name / f"{domain}_list.txt").write_text("".join(lines))
+    if name == "domainnet-126":
+        made = save(data, "source-models", "domainnet-126-real.pth", 2, domain_sets.DOMAINNET126_REAL)
+        monkeypatch.setattr(
+            domain_sets, "DOMAINNET126_REAL", dataclasses.replace(made, n_classes=2, clean_error=(0, 1))
+        )
+    else:
+        save(data, "torchvision-models", "resnet18-f37072fd.pth", 1000)
+    folder = built(task, data, tmp_path)
+    stream = consistent(task, folder)
+    public, labels = folder.public()["images"], folder.private()["labels"]
+    assert stream.domain_names == task.targets
+    for index, domain in zip(stream.indices, stream.domains, strict=True):
+        assert pixels[public[index].tobytes()] == (task.targets[domain], labels[index])
+    assert len(stream.indices) == 9
+    assert {pixels[public[index].tobytes()][0] for index in stream.after} == {task.source_domain}
+    assert [pixels[public[index].tobytes()][1] for index in stream.after] == list(labels[stream.after])
+    assert len(stream.after) == 16
+
+
+def test_the_networks_of_published_weights_have_their_sizes() -> None:
+    counts = {
+        36_479_194: WideResNet(),
+        6_900_132: CifarResNeXt(),
+    }
+    for count, net in counts.items():
+        assert sum(parameter.numel() for parameter in net.parameters()) == count
+        assert net.eval()(torch.rand(2, 3, 32, 32)).shape[0] == 2
+    pytest.importorskip("torchvision")
+    net = BottleneckResNet()
+    old = {
+        re.sub(r"parametrizations\.weight\.original([01])", lambda found: f"weight_{'gv'[int(found[1])]}", key): value
+        for key, value in net.state_dict().items()
+    }
+    assert {"fc.weight_g", "fc.weight_v", "fc.bias"} <= old.keys()
+    other = BottleneckResNet()
+    other.load_state_dict(old)
+    assert torch.equal(net.fc.weight, other.fc.weight)
+
+
+def published() -> list[str]:
+    return [name for name in registry.entries("task") if name.startswith(FAMILIES)]
+
+
+@pytest.mark.parametrize("name", published())
+def test_tasks_without_data_list_well_and_say_what_is_missing(name: str, tmp_path: Path) -> None:
+    entry = registry.get("task", name)
+    task = entry.load()()
+    low, high = task.clean_error
+    assert 0 <= low < high <= 0.3
+    data = Data(tmp_path)
+    assert not any(data.present(item) for item in entry.options["data"])
+    with pytest.raises(DataMissing, match=str(tmp_path)) as caught:
+        task.build(data)
+    assert "By hand: put" in str(caught.value)
+
+
+def test_streams_of_few_images_have_the_budget_of_a_hundred_passes(tmp_path: Path) -> None:
+    counts = {"cifar10-c-continual": 150_000, "cifar10-c-recurring": 1_500_000, "cifar10-c-gradual": 1_350_000,
+              "imagenet-c-5k-continual": 75_000, "imagenet-c-50k-mixed": 750_000, "imagenet-r-stream": 30_000,
+              "imagenet-a-stream": 7_500, "ccc-medium": 100_000}  # fmt: skip
+    for name, images in counts.items():
+        assert registry.get("task", name).options["budget"]["limit"] == 100 * images + 500_000
