@@ -63,7 +63,7 @@ class Cifar10JpegC(StreamTask):
         self.tell("measuring the source model")
         clean_error = self.source.gate(model, labelled_batches(test, test_labels), data)
         base, labels = test[:BASE], test_labels[:BASE]
-        frost = read_frost([data.file("frost", name) for name in FROST_PICTURES])
+        frost = read_frost([data.file("frost-pictures", name) for name in FROST_PICTURES])
         parts = [*self._corrupted(base, frost), base, *self._milder(base, frost)]
         label_parts = [labels] * (len(NAMES) + 1)
         label_parts += [labels[_step(severity)] for _ in NAMES for severity in range(1, SEVEREST)]
@@ -183,7 +183,7 @@ class Singles(Cifar10JpegC):
     metric="error",
     title="CIFAR-10 (JPEG) under 15 corruptions, one after the other, severity 5",
     budget={"currency": "passes", "limit": 3500000, "wall_seconds": 14400.0, "memory_mb": 8192},
-    data=("cifar10-jpeg", "models", "frost"),
+    data=("cifar10-jpeg", "models", "frost-pictures"),
     grants=("norm-layers", "batch-norm", "source-unlabeled", "source-data", "source-posterior"),
     bundle="cifar10-jpeg-c",
     preset="cifar10",
@@ -203,7 +203,7 @@ class Cifar10JpegCContinual(Continual):
     metric="error",
     title="CIFAR-10 (JPEG) under 15 corruptions, all mixed, severity 5",
     budget={"currency": "passes", "limit": 3500000, "wall_seconds": 14400.0, "memory_mb": 8192},
-    data=("cifar10-jpeg", "models", "frost"),
+    data=("cifar10-jpeg", "models", "frost-pictures"),
     grants=("norm-layers", "batch-norm", "source-unlabeled", "source-data", "source-posterior"),
     bundle="cifar10-jpeg-c",
     preset="cifar10",
@@ -222,7 +222,7 @@ class Cifar10JpegCMixed(Cifar10JpegC):
     metric="error",
     title="CIFAR-10 (JPEG) under 15 corruptions, classes sorted, severity 5",
     budget={"currency": "passes", "limit": 3500000, "wall_seconds": 14400.0, "memory_mb": 8192},
-    data=("cifar10-jpeg", "models", "frost"),
+    data=("cifar10-jpeg", "models", "frost-pictures"),
     grants=("norm-layers", "batch-norm", "source-unlabeled", "source-data", "source-posterior"),
     bundle="cifar10-jpeg-c",
     preset="cifar10",
@@ -238,7 +238,7 @@ class Cifar10JpegCClassSorted(ClassSorted):
     metric="error",
     title="CIFAR-10 (JPEG) under 15 corruptions, classes in bursts, severity 5",
     budget={"currency": "passes", "limit": 3500000, "wall_seconds": 14400.0, "memory_mb": 8192},
-    data=("cifar10-jpeg", "models", "frost"),
+    data=("cifar10-jpeg", "models", "frost-pictures"),
     grants=("norm-layers", "batch-norm", "source-unlabeled", "source-data", "source-posterior"),
     bundle="cifar10-jpeg-c",
     preset="cifar10",
@@ -254,7 +254,7 @@ class Cifar10JpegCCorrelated(Correlated):
     metric="error",
     title="CIFAR-10 (JPEG) under 15 corruptions that rise and fall, severities 1 to 5 to 1",
     budget={"currency": "passes", "limit": 3200000, "wall_seconds": 14400.0, "memory_mb": 8192},
-    data=("cifar10-jpeg", "models", "frost"),
+    data=("cifar10-jpeg", "models", "frost-pictures"),
     grants=("norm-layers", "batch-norm", "source-unlabeled", "source-data", "source-posterior"),
     bundle="cifar10-jpeg-c",
     preset="cifar10",
@@ -273,7 +273,7 @@ class Cifar10JpegCGradual(Cifar10JpegC):
     metric="error",
     title="CIFAR-10 (JPEG) under 15 corruptions, ten times over, severity 5",
     budget={"currency": "passes", "limit": 3500000, "wall_seconds": 14400.0, "memory_mb": 8192},
-    data=("cifar10-jpeg", "models", "frost"),
+    data=("cifar10-jpeg", "models", "frost-pictures"),
     grants=("norm-layers", "batch-norm", "source-unlabeled", "source-data", "source-posterior"),
     bundle="cifar10-jpeg-c",
     preset="cifar10",
@@ -292,7 +292,7 @@ class Cifar10JpegCRecurring(Cifar10JpegC):
     metric="error",
     title="CIFAR-10 (JPEG) under 15 corruptions, ten times over all images, severity 5",
     budget={"currency": "passes", "limit": 30500000, "wall_seconds": 86400.0, "memory_mb": 8192},
-    data=("cifar10-jpeg", "models", "frost"),
+    data=("cifar10-jpeg", "models", "frost-pictures"),
     grants=("norm-layers", "batch-norm", "source-unlabeled", "source-data", "source-posterior"),
     bundle="cifar10-jpeg-c",
     preset="cifar10",
@@ -311,7 +311,7 @@ class Cifar10JpegCLong(Cifar10JpegC):
     metric="error",
     title="CIFAR-10 (JPEG) under 15 corruptions, methods start anew at each, severity 5",
     budget={"currency": "passes", "limit": 3500000, "wall_seconds": 14400.0, "memory_mb": 8192},
-    data=("cifar10-jpeg", "models", "frost"),
+    data=("cifar10-jpeg", "models", "frost-pictures"),
     grants=("norm-layers", "batch-norm", "source-unlabeled", "source-data", "source-posterior"),
     bundle="cifar10-jpeg-c",
     preset="cifar10",
@@ -330,7 +330,7 @@ class Cifar10JpegCReset(Cifar10JpegC):
     metric="error",
     title="CIFAR-10 (JPEG) under 15 corruptions, one image at a time, severity 5",
     budget={"currency": "passes", "limit": 800000, "wall_seconds": 14400.0, "memory_mb": 8192},
-    data=("cifar10-jpeg", "models", "frost"),
+    data=("cifar10-jpeg", "models", "frost-pictures"),
     grants=("norm-layers", "batch-norm", "source-unlabeled", "source-data", "source-posterior"),
     bundle="cifar10-jpeg-c",
     preset="cifar10",

@@ -169,7 +169,7 @@ def miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Data:
 
     draw = np.random.default_rng(0)
     root = tmp_path / "data"
-    for folder in ("cifar10-jpeg", "models", "frost"):
+    for folder in ("cifar10-jpeg", "models", "frost-pictures"):
         (root / folder).mkdir(parents=True)
     for part in ("train", "test"):
         rows = [
@@ -180,7 +180,7 @@ def miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Data:
         parquet.write_table(table, root / "cifar10-jpeg" / f"{part}.parquet")
     for name in FROST_PICTURES:
         picture = draw.integers(0, 256, (300, 300, 3), dtype=np.uint8)
-        (root / "frost" / name).write_bytes(encoded(picture, "PNG" if name.endswith("png") else "JPEG"))
+        (root / "frost-pictures" / name).write_bytes(encoded(picture, "PNG" if name.endswith("png") else "JPEG"))
     torch.manual_seed(0)
     torch.save(Tiny().state_dict(), root / "models" / "tiny.pt")
     source = dataclasses.replace(
