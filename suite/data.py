@@ -220,12 +220,12 @@ class Data:
             lines[-1] += f" (the data set takes {dataset.bytes_on_disk / 1e9:.1f} GB)"
         for item in dataset.downloads:
             lines.append(
-                f"or `curl -L -C - -o {self.root / dataset.name / item.name} {item.url}` "
+                f"or `curl --create-dirs -L -C - -o {self.root / dataset.name / item.name} {item.url}` "
                 f"({item.size:,} bytes, {item.digest}) and fetch."
             )
         if dataset.artefact:
             lines.append(f"or {dataset.artefact} ({dataset.size:,} bytes) into {self.root / dataset.name} and fetch.")
-        return "\n".join([*lines, dataset.by_hand])
+        return "\n".join([*lines, f"{dataset.by_hand} {dataset.homepage}".rstrip()])
 
     def _fetch_index(self, dataset: Dataset, missing: list[Member], temporary: Path, progress: Progress | None) -> None:
         artefact = self.root / dataset.name / dataset.artefact

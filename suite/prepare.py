@@ -48,7 +48,8 @@ def fetch_missing(tasks: Iterable[registry.Entry], progress: Callable[[str], Non
             size = data.describe(name).bytes_to_fetch
             if size > UNASKED:
                 raise DataMissing(f"Data set '{name}' is not on this machine.\n{data.how_to_get(name)}")
-            progress(f"fetching {name} ({size / 1e6:.0f} MB)")
+            if size:
+                progress(f"fetching {name} ({size / 1e6:.0f} MB)")
             data.fetch(name)
 
 
