@@ -11,11 +11,13 @@ of decimals. Replaced by an equal batched form: Poisson noise (inverse distribut
 (chains of copies), HSV (closed forms), distances (directions one after the other), large disks (Fourier).
 Different: random numbers, which are hashes with 2^16 or 2^24 values; the affine map of the elastic transform is
 interpolated at its exact place, where OpenCV 4 rounds to 1/32 of a pixel; values within 1/1024 below a grey level
-count as it. The published ImageNet-C and Tiny-ImageNet-C were then stored as JPEG of quality 85: that is not done here.
+count as it. JPEG is Pillow's own codec, on the CPU. The published ImageNet-C and Tiny-ImageNet-C were then stored as JPEG
+of quality 85: that is not done here.
 
 An image's corruption depends on its pixels, its id, the corruption and the severity, and on nothing else: not on its
 batch and not on its place in it. The random bits are equal on all devices; a CPU and a GPU round sums differently, so
-that single values may differ by one grey level between them, as between two versions of PyTorch.
+that single values may differ by one grey level between them, as between two versions of PyTorch (in snow and spatter,
+whose layers have a threshold, a rare pixel by more).
 """
 
 from __future__ import annotations
@@ -33,8 +35,8 @@ from .weather import read_frost, shrink_frost
 
 __all__ = ["EXTRA", "FROST_PICTURES", "NAMES", "SEVERITIES", "SIDES", "corrupt", "read_frost"]
 
-CHUNK = {"cpu": 1 << 17}
-"""How many values are worked on at a time: on a CPU, what stays in its cache."""
+CHUNK = {"cpu": 1 << 19}
+"""How many values are worked on at a time: on a CPU, what its cache holds and small steps are still amortised."""
 
 FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     name: getattr(module, name)

@@ -80,12 +80,14 @@ def jpeg_compression(images: Tensor, draws: Draws, quality: int) -> Tensor:
     """Through Pillow's JPEG codec (colour at half resolution), one image after the other."""
     from PIL import Image
 
-    out = np.empty((len(images), images.shape[2], images.shape[3], 3), dtype=np.uint8)
-    for number, image in enumerate(images.permute(0, 2, 3, 1).cpu().numpy()):
+    out = torch.empty(images.shape, dtype=torch.uint8)
+    for planes, target in zip(images.cpu().numpy(), out.numpy(), strict=True):
         file = io.BytesIO()
-        Image.fromarray(image).save(file, "JPEG", quality=quality)
-        out[number] = np.asarray(Image.open(file))
-    return torch.from_numpy(out).permute(0, 3, 1, 2).contiguous().to(images.device)
+        Image.merge("RGB", [Image.fromarray(plane) for plane in planes]).save(file, "JPEG", quality=quality)
+        with Image.open(file) as decoded:
+            for channel, plane in enumerate(decoded.split()):
+                target[channel] = np.asarray(plane)
+    return out.to(images.device)
 
 
 @lru_cache(maxsize=2)

@@ -35,8 +35,7 @@ class Draws:
         count = 1
         for side in shape:
             count *= side
-        salt = _mix64(torch.tensor(self._salt + slot))
-        key = _mix64(self._ids ^ salt.to(self._ids.device))
+        key = _mix64(self._ids ^ _salted(self._salt + slot))
         low, high = key.to(torch.int32)[:, None], (key >> 32).to(torch.int32)[:, None]
         h = _counter(count, key.device) + low
         h ^= (h >> 16) & 0xFFFF
@@ -51,7 +50,10 @@ class Draws:
         """Independent numbers from 0 to 65535, two from each hash; int32 (B, *shape), an even number of positions."""
         *leading, last = shape
         bits = self.bits(slot, *leading, last // 2)
-        return torch.cat([bits & 0xFFFF, (bits >> 16) & 0xFFFF], dim=-1)
+        words = bits.new_empty(*bits.shape[:-1], last)
+        torch.bitwise_and(bits, 0xFFFF, out=words[..., : last // 2])
+        torch.bitwise_and(bits >> 16, 0xFFFF, out=words[..., last // 2 :])
+        return words
 
     def uniform(self, slot: int, *shape: int) -> Tensor:
         """Independent numbers in (0, 1), centred in 2^24 equal cells; float32 (B, *shape)."""
@@ -65,7 +67,8 @@ class Draws:
 
     def below(self, slot: int, bound: int, *shape: int) -> Tensor:
         """Independent whole numbers from 0 to before `bound` (at most 2^16, biased by at most 2^-16); int64."""
-        return (self.bits(slot, *shape).long() & 0xFFFFFFFF) * bound >> 32
+        scaled: Tensor = ((self.bits(slot, *shape).long() & 0xFFFFFFFF) * bound) >> 32
+        return scaled
 
 
 @lru_cache(maxsize=2)
@@ -87,8 +90,16 @@ def _signed(value: int, bits: int) -> int:
     return value - (1 << bits) if value >> (bits - 1) else value
 
 
+def _salted(salt: int) -> int:
+    """`_mix64` of one number, as a signed one."""
+    mask = (1 << 64) - 1
+    salt = (salt ^ (salt >> 30)) * 0xBF58476D1CE4E5B9 & mask
+    salt = (salt ^ (salt >> 27)) * 0x94D049BB133111EB & mask
+    return _signed(salt ^ (salt >> 31), 64)
+
+
 def _mix64(z: Tensor) -> Tensor:
     """The output function of SplitMix64 (Steele, Lea and Flood, 2014) on int64."""
-    z = (z ^ ((z >> 30) & (1 << 34) - 1)) * _signed(0xBF58476D1CE4E5B9, 64)
-    z = (z ^ ((z >> 27) & (1 << 37) - 1)) * _signed(0x94D049BB133111EB, 64)
-    return z ^ ((z >> 31) & (1 << 33) - 1)
+    z = (z ^ ((z >> 30) & ((1 << 34) - 1))) * _signed(0xBF58476D1CE4E5B9, 64)
+    z = (z ^ ((z >> 27) & ((1 << 37) - 1))) * _signed(0x94D049BB133111EB, 64)
+    return z ^ ((z >> 31) & ((1 << 33) - 1))

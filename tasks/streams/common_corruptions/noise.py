@@ -37,7 +37,8 @@ def impulse_noise(images: Tensor, draws: Draws, share: float) -> Tensor:
     """A value becomes 255 with probability `share` / 2, and 0 with as much."""
     word = draws.words(0, images[0].numel()).reshape(images.shape)
     edge = round(share * 32768)
-    return images.masked_fill(word < edge, 255).masked_fill_((word >= edge) & (word < 2 * edge), 0)
+    white = (word < edge).to(torch.uint8) * 255
+    return torch.where(word < 2 * edge, white, images)
 
 
 @lru_cache(maxsize=5)
