@@ -11,8 +11,8 @@ of decimals. Replaced by an equal batched form: Poisson noise (inverse distribut
 (chains of copies), HSV (closed forms), distances (directions one after the other), large disks (Fourier).
 Different: random numbers, which are hashes with 2^16 or 2^24 values; the affine map of the elastic transform is
 interpolated at its exact place, where OpenCV 4 rounds to 1/32 of a pixel; values within 1/1024 below a grey level
-count as it. JPEG is Pillow's own codec, on the CPU. The published ImageNet-C and Tiny-ImageNet-C were then stored as JPEG
-of quality 85: that is not done here.
+count as it. JPEG is Pillow's own codec, on the CPU. The published ImageNet-C and Tiny-ImageNet-C were then stored as
+JPEG of quality 85: that is not done here.
 
 An image's corruption depends on its pixels, its id, the corruption and the severity, and on nothing else: not on its
 batch and not on its place in it. The random bits are equal on all devices; a CPU and a GPU round sums differently, so

@@ -75,7 +75,8 @@ class Draws:
 def quantiles(device: torch.device) -> Tensor:
     """The normal quantiles at (k + 1/2) / 2^16, float32 (65536,)."""
     centres = (torch.arange(65536, dtype=torch.float64) + 0.5) / 65536
-    return torch.special.ndtri(centres).to(torch.float32).to(device)
+    table: Tensor = torch.special.ndtri(centres)
+    return table.to(device, torch.float32)
 
 
 @lru_cache(maxsize=4)
