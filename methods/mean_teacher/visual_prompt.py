@@ -81,7 +81,7 @@ class VisualPrompt(StreamMethod):
         use_batch_statistics(self.model)
         self.generator = source.generator
         like = next(self.model.parameters())
-        self.student = Prompts(self.side, like, self.generator)
+        self.student = Prompts(_input_channels(self.model), self.side, like, self.generator)
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
         self.updater = make_optimizer(self.student.parameters(), self.optimizer, self.lr)
         agnostic = self.student.agnostic.detach()
@@ -131,12 +131,12 @@ class VisualPrompt(StreamMethod):
 
 
 class Prompts(nn.Module):
-    """Adds the prompts psi and omega, each (3, `side`, `side`), to images (B, 3, H, W) at their places."""
+    """Adds the prompts psi and omega, each (C, `side`, `side`), to images (B, C, H, W) at their places."""
 
-    def __init__(self, side: int, like: Tensor, generator: torch.Generator) -> None:
+    def __init__(self, channels: int, side: int, like: Tensor, generator: torch.Generator) -> None:
         super().__init__()
-        self.specific = nn.Parameter(like.new_zeros(3, side, side))
-        self.agnostic = nn.Parameter(like.new_zeros(3, side, side))
+        self.specific = nn.Parameter(like.new_zeros(channels, side, side))
+        self.agnostic = nn.Parameter(like.new_zeros(channels, side, side))
         # Shares of the room that is left above and left of each prompt: the size of the images is not known yet.
         self.places = torch.rand((2, 2), generator=generator, device=generator.device).tolist()
 
@@ -155,6 +155,11 @@ class Prompts(nn.Module):
 
     @staticmethod
     def _placed(prompt: Tensor, place: list[float], down: int, right: int) -> Tensor:
-        """The prompt (3, side, side) in an image (3, side + down, side + right) that is 0 elsewhere."""
+        """The prompt (C, side, side) in an image (C, side + down, side + right) that is 0 elsewhere."""
         top, left = int(place[0] * (down + 1)), int(place[1] * (right + 1))
         return F.pad(prompt, (left, right - left, top, down - top))
+
+
+def _input_channels(model: nn.Module) -> int:
+    """The number of channels of the images that `model` reads: those of its first convolution, else 3."""
+    return next((layer.in_channels for layer in model.modules() if isinstance(layer, nn.Conv2d)), 3)

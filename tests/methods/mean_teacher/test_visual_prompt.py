@@ -127,7 +127,7 @@ def test_the_predictor_decorates_images(source_model: Callable[..., nn.Module], 
 
 
 def test_prompts_lie_within_the_image_at_any_place() -> None:
-    prompts = Prompts(3, torch.zeros(1), torch.Generator())
+    prompts = Prompts(3, 3, torch.zeros(1), torch.Generator())
     with torch.no_grad():
         prompts.specific.fill_(1.0)
         prompts.agnostic.fill_(10.0)
@@ -136,7 +136,7 @@ def test_prompts_lie_within_the_image_at_any_place() -> None:
         out = prompts(torch.zeros(2, 3, 5, 7))
         assert out.shape == (2, 3, 5, 7)
         assert out.sum() == 2 * 3 * 9 * 11
-    assert (Prompts(5, torch.zeros(1), torch.Generator())(torch.zeros(1, 3, 5, 5)) == 0).all()
+    assert (Prompts(3, 5, torch.zeros(1), torch.Generator())(torch.zeros(1, 3, 5, 5)) == 0).all()
     with pytest.raises(UsageError, match="does not fit"):
         prompts(torch.zeros(1, 3, 2, 9))
 
@@ -153,3 +153,12 @@ def test_resumed_equals_uninterrupted(stream: Callable[..., Any], method: Any) -
 
 def test_counted_passes(stream: Callable[..., Any]) -> None:
     assert stream(VisualPrompt(side=4)).counts.passes == 40 * 4
+
+
+def test_gray_images_have_gray_prompts(source: Source) -> None:
+    method = VisualPrompt(side=4, lr=0.1)
+    method.setup(
+        nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4)), source
+    )
+    assert method.predict(torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))).shape == (5, 4)
+    assert method.student.specific.shape == (1, 4, 4)
