@@ -118,7 +118,7 @@ def test_all_weights_of_the_student_have_a_gradient(
 
 
 def test_looking_ahead_changes_the_first_prediction(stream: Callable[..., Any]) -> None:
-    now, future = stream(Fst(ahead=0, threshold=0.0)), stream(Fst(ahead=1, threshold=0.0))
+    now, future = stream(Fst(lr=0.01, ahead=0, threshold=0.0)), stream(Fst(lr=0.01, ahead=1, threshold=0.0))
     np.testing.assert_allclose(now.logits[0], stream(Norm()).logits[0], rtol=1e-6)
     assert not np.allclose(now.logits[0], future.logits[0], rtol=1e-4)
 
