@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 NEEDS: Mapping[str, str] = {
+    "images": "inputs that are images (B, C, H, W)",
     "norm-layers": "a source model with batch, group or layer normalisation",
     "batch-norm": "a source model with batch normalisation",
     "source-unlabeled": "images that trained the source model, without labels",

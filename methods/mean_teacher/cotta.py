@@ -20,7 +20,7 @@ from ..common.restore import restore_randomly
 from ..common.view_norm import target_of_teacher
 
 
-@register_method("cotta", family="mean-teacher", protocol="stream", paper="arXiv:2203.13591", needs=())
+@register_method("cotta", family="mean-teacher", protocol="stream", paper="arXiv:2203.13591", needs=("images",))
 @dataclass
 class CoTTA(StreamMethod):
     """A mean teacher averaged over views, with stochastic restoration (Wang et al. 2022, arXiv:2203.13591).

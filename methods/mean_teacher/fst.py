@@ -20,7 +20,7 @@ from ..common.optimizers import make_optimizer
 from ..common.views import random_views
 
 
-@register_method("fst", family="mean-teacher", protocol="stream", paper="arXiv:2209.06993")
+@register_method("fst", family="mean-teacher", protocol="stream", paper="arXiv:2209.06993", needs=("images",))
 @dataclass
 class Fst(StreamMethod):
     """A teacher that learns from where the student is about to go (Du et al., NeurIPS 2022).

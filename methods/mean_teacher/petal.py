@@ -26,7 +26,14 @@ _DAMPING = 1e-6
 
 
 @register_method(
-    "petal", family="mean-teacher", protocol="stream", paper="arXiv:2212.09713", needs=("source-posterior",)
+    "petal",
+    family="mean-teacher",
+    protocol="stream",
+    paper="arXiv:2212.09713",
+    needs=(
+        "images",
+        "source-posterior",
+    ),
 )
 @dataclass
 class Petal(StreamMethod):

@@ -27,7 +27,7 @@ _MOST_SOURCE_IMAGES = 100_000
 """The prototypes are means over at most so many source images, as in the authors' release."""
 
 
-@register_method("rmt", family="mean-teacher", protocol="stream", paper="arXiv:2211.13081")
+@register_method("rmt", family="mean-teacher", protocol="stream", paper="arXiv:2211.13081", needs=("images",))
 @dataclass
 class Rmt(StreamMethod):
     """Robust mean teacher: symmetric cross-entropy and contrast with prototypes, source-free (Doebler et al. 2023).
@@ -111,7 +111,14 @@ class Rmt(StreamMethod):
 
 
 @register_method(
-    "rmt-replay", family="mean-teacher", protocol="stream", paper="arXiv:2211.13081", needs=("source-data",)
+    "rmt-replay",
+    family="mean-teacher",
+    protocol="stream",
+    paper="arXiv:2211.13081",
+    needs=(
+        "images",
+        "source-data",
+    ),
 )
 @dataclass
 class RmtReplay(Rmt):

@@ -24,7 +24,16 @@ from ..common.optimizers import make_optimizer
 from ..common.views import random_views
 
 
-@register_method("rotta", family="mean-teacher", protocol="stream", paper="arXiv:2303.13899", needs=("batch-norm",))
+@register_method(
+    "rotta",
+    family="mean-teacher",
+    protocol="stream",
+    paper="arXiv:2303.13899",
+    needs=(
+        "images",
+        "batch-norm",
+    ),
+)
 @dataclass
 class RoTTA(StreamMethod):
     """Robust batch norm and a balanced, timely memory for a mean teacher (Yuan et al. 2023, arXiv:2303.13899).

@@ -26,7 +26,7 @@ from ..common.views import draw_views, render_views
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
-@register_method("vida", family="mean-teacher", protocol="stream", paper="arXiv:2306.04344")
+@register_method("vida", family="mean-teacher", protocol="stream", paper="arXiv:2306.04344", needs=("images",))
 @dataclass
 class Vida(StreamMethod):
     """Low-rank and high-rank adapters, weighted by the teacher's uncertainty (Liu et al., ICLR 2024).
@@ -130,7 +130,14 @@ class Vida(StreamMethod):
 
 
 @register_method(
-    "vida-pretrained", family="mean-teacher", protocol="stream", paper="arXiv:2306.04344", needs=("source-data",)
+    "vida-pretrained",
+    family="mean-teacher",
+    protocol="stream",
+    paper="arXiv:2306.04344",
+    needs=(
+        "images",
+        "source-data",
+    ),
 )
 @dataclass
 class VidaPretrained(Vida):

@@ -22,7 +22,7 @@ from ..common.optimizers import make_optimizer
 from ..common.views import random_views
 
 
-@register_method("visual-prompt", family="mean-teacher", protocol="stream", paper="arXiv:2212.04145")
+@register_method("visual-prompt", family="mean-teacher", protocol="stream", paper="arXiv:2212.04145", needs=("images",))
 @dataclass
 class VisualPrompt(StreamMethod):
     """A frozen model whose images are decorated with learned prompts (Gan et al., AAAI 2023).

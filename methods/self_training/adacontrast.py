@@ -21,7 +21,7 @@ from ..common.ema import ema_update
 from ..common.features import classifier_of, with_features
 
 
-@register_method("adacontrast", family="self-training", protocol="stream", paper="arXiv:2204.10377", needs=())
+@register_method("adacontrast", family="self-training", protocol="stream", paper="arXiv:2204.10377", needs=("images",))
 @dataclass
 class AdaContrast(StreamMethod):
     """Pseudo-labels refined by neighbours, and contrast of two views (Chen et al. 2022, arXiv:2204.10377).

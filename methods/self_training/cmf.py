@@ -17,7 +17,16 @@ from ..common.optimizers import make_optimizer
 from ..common.weighted_likelihood import correct_prior, weighted_loss
 
 
-@register_method("cmf", family="self-training", protocol="stream", paper="-", needs=("norm-layers",))
+@register_method(
+    "cmf",
+    family="self-training",
+    protocol="stream",
+    paper="-",
+    needs=(
+        "images",
+        "norm-layers",
+    ),
+)
 @dataclass
 class Cmf(StreamMethod):
     """Continual momentum filtering: a Kalman filter of the weights, anchored at the source.

@@ -19,7 +19,16 @@ from ..common.losses import entropy
 from ..common.optimizers import make_optimizer
 
 
-@register_method("deyo", family="self-training", protocol="stream", paper="arXiv:2403.07366", needs=("norm-layers",))
+@register_method(
+    "deyo",
+    family="self-training",
+    protocol="stream",
+    paper="arXiv:2403.07366",
+    needs=(
+        "images",
+        "norm-layers",
+    ),
+)
 @dataclass
 class DeYO(StreamMethod):
     """Entropy minimisation where destroying the object's shape lowers the confidence (Lee et al. 2024, 2403.07366).

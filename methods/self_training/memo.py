@@ -20,7 +20,7 @@ from ..common.augmix import augmix_views
 from ..common.norm import mix_batch_statistics
 
 
-@register_method("memo", family="self-training", protocol="stream", paper="arXiv:2110.09506")
+@register_method("memo", family="self-training", protocol="stream", paper="arXiv:2110.09506", needs=("images",))
 @dataclass
 class Memo(StreamMethod):
     """Marginal entropy minimisation with one test image (Zhang et al. 2022, arXiv:2110.09506).

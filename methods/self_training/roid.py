@@ -17,7 +17,16 @@ from ..common.optimizers import make_optimizer
 from ..common.weighted_likelihood import correct_prior, weighted_loss
 
 
-@register_method("roid", family="self-training", protocol="stream", paper="arXiv:2306.00650", needs=("norm-layers",))
+@register_method(
+    "roid",
+    family="self-training",
+    protocol="stream",
+    paper="arXiv:2306.00650",
+    needs=(
+        "images",
+        "norm-layers",
+    ),
+)
 @dataclass
 class Roid(StreamMethod):
     """Weighted self-training, a pull to the source weights and a correction of the prior.

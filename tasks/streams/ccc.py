@@ -40,7 +40,7 @@ STREAM = "baseline_20_transition+speed_1000_seed_44"
     title="CCC, medium difficulty, 100,000 frames",
     budget={"currency": "passes", "limit": 10500000, "wall_seconds": 172800.0, "memory_mb": 32768},
     data=("ccc", "imagenet", "imagenet-5k-ids", "torchvision-models"),
-    grants=("norm-layers", "batch-norm"),
+    grants=("images", "norm-layers", "batch-norm"),
     bundle="ccc-medium",
     preset="imagenet",
 )

@@ -184,7 +184,7 @@ class Singles(Cifar10JpegC):
     title="CIFAR-10 (JPEG) under 15 corruptions, one after the other, severity 5",
     budget={"currency": "passes", "limit": 3500000, "wall_seconds": 14400.0, "memory_mb": 8192},
     data=("cifar10-jpeg", "models", "frost-pictures"),
-    grants=("norm-layers", "batch-norm", "source-unlabeled", "source-data", "source-posterior"),
+    grants=("images", "norm-layers", "batch-norm", "source-unlabeled", "source-data", "source-posterior"),
     bundle="cifar10-jpeg-c",
     preset="cifar10",
 )
@@ -204,7 +204,7 @@ class Cifar10JpegCContinual(Continual):
     title="CIFAR-10 (JPEG) under 15 corruptions, all mixed, severity 5",
     budget={"currency": "passes", "limit": 3500000, "wall_seconds": 14400.0, "memory_mb": 8192},
     data=("cifar10-jpeg", "models", "frost-pictures"),
-    grants=("norm-layers", "batch-norm", "source-unlabeled", "source-data", "source-posterior"),
+    grants=("images", "norm-layers", "batch-norm", "source-unlabeled", "source-data", "source-posterior"),
     bundle="cifar10-jpeg-c",
     preset="cifar10",
 )
@@ -223,7 +223,7 @@ class Cifar10JpegCMixed(Cifar10JpegC):
     title="CIFAR-10 (JPEG) under 15 corruptions, classes sorted, severity 5",
     budget={"currency": "passes", "limit": 3500000, "wall_seconds": 14400.0, "memory_mb": 8192},
     data=("cifar10-jpeg", "models", "frost-pictures"),
-    grants=("norm-layers", "batch-norm", "source-unlabeled", "source-data", "source-posterior"),
+    grants=("images", "norm-layers", "batch-norm", "source-unlabeled", "source-data", "source-posterior"),
     bundle="cifar10-jpeg-c",
     preset="cifar10",
 )
@@ -239,7 +239,7 @@ class Cifar10JpegCClassSorted(ClassSorted):
     title="CIFAR-10 (JPEG) under 15 corruptions, classes in bursts, severity 5",
     budget={"currency": "passes", "limit": 3500000, "wall_seconds": 14400.0, "memory_mb": 8192},
     data=("cifar10-jpeg", "models", "frost-pictures"),
-    grants=("norm-layers", "batch-norm", "source-unlabeled", "source-data", "source-posterior"),
+    grants=("images", "norm-layers", "batch-norm", "source-unlabeled", "source-data", "source-posterior"),
     bundle="cifar10-jpeg-c",
     preset="cifar10",
 )
@@ -255,7 +255,7 @@ class Cifar10JpegCCorrelated(Correlated):
     title="CIFAR-10 (JPEG) under 15 corruptions that rise and fall, severities 1 to 5 to 1",
     budget={"currency": "passes", "limit": 3200000, "wall_seconds": 14400.0, "memory_mb": 8192},
     data=("cifar10-jpeg", "models", "frost-pictures"),
-    grants=("norm-layers", "batch-norm", "source-unlabeled", "source-data", "source-posterior"),
+    grants=("images", "norm-layers", "batch-norm", "source-unlabeled", "source-data", "source-posterior"),
     bundle="cifar10-jpeg-c",
     preset="cifar10",
 )
@@ -274,7 +274,7 @@ class Cifar10JpegCGradual(Cifar10JpegC):
     title="CIFAR-10 (JPEG) under 15 corruptions, ten times over, severity 5",
     budget={"currency": "passes", "limit": 3500000, "wall_seconds": 14400.0, "memory_mb": 8192},
     data=("cifar10-jpeg", "models", "frost-pictures"),
-    grants=("norm-layers", "batch-norm", "source-unlabeled", "source-data", "source-posterior"),
+    grants=("images", "norm-layers", "batch-norm", "source-unlabeled", "source-data", "source-posterior"),
     bundle="cifar10-jpeg-c",
     preset="cifar10",
 )
@@ -293,7 +293,7 @@ class Cifar10JpegCRecurring(Cifar10JpegC):
     title="CIFAR-10 (JPEG) under 15 corruptions, ten times over all images, severity 5",
     budget={"currency": "passes", "limit": 30500000, "wall_seconds": 86400.0, "memory_mb": 8192},
     data=("cifar10-jpeg", "models", "frost-pictures"),
-    grants=("norm-layers", "batch-norm", "source-unlabeled", "source-data", "source-posterior"),
+    grants=("images", "norm-layers", "batch-norm", "source-unlabeled", "source-data", "source-posterior"),
     bundle="cifar10-jpeg-c",
     preset="cifar10",
 )
@@ -312,7 +312,7 @@ class Cifar10JpegCLong(Cifar10JpegC):
     title="CIFAR-10 (JPEG) under 15 corruptions, methods start anew at each, severity 5",
     budget={"currency": "passes", "limit": 3500000, "wall_seconds": 14400.0, "memory_mb": 8192},
     data=("cifar10-jpeg", "models", "frost-pictures"),
-    grants=("norm-layers", "batch-norm", "source-unlabeled", "source-data", "source-posterior"),
+    grants=("images", "norm-layers", "batch-norm", "source-unlabeled", "source-data", "source-posterior"),
     bundle="cifar10-jpeg-c",
     preset="cifar10",
 )
@@ -331,7 +331,7 @@ class Cifar10JpegCReset(Cifar10JpegC):
     title="CIFAR-10 (JPEG) under 15 corruptions, one image at a time, severity 5",
     budget={"currency": "passes", "limit": 800000, "wall_seconds": 14400.0, "memory_mb": 8192},
     data=("cifar10-jpeg", "models", "frost-pictures"),
-    grants=("norm-layers", "batch-norm", "source-unlabeled", "source-data", "source-posterior"),
+    grants=("images", "norm-layers", "batch-norm", "source-unlabeled", "source-data", "source-posterior"),
     bundle="cifar10-jpeg-c",
     preset="cifar10",
 )

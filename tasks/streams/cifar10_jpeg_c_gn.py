@@ -28,7 +28,7 @@ class _GroupNorm(Cifar10JpegC):
     title="CIFAR-10 (JPEG), group norm, under 15 corruptions, one after the other, severity 5",
     budget={"currency": "passes", "limit": 3500000, "wall_seconds": 14400.0, "memory_mb": 8192},
     data=("cifar10-jpeg", "models", "frost-pictures"),
-    grants=("norm-layers", "source-unlabeled", "source-data"),
+    grants=("images", "norm-layers", "source-unlabeled", "source-data"),
     bundle="cifar10-jpeg-c-gn",
     preset="cifar10",
 )
@@ -44,7 +44,7 @@ class Cifar10JpegCGNContinual(_GroupNorm, Continual):
     title="CIFAR-10 (JPEG), group norm, under 15 corruptions, classes sorted, severity 5",
     budget={"currency": "passes", "limit": 3500000, "wall_seconds": 14400.0, "memory_mb": 8192},
     data=("cifar10-jpeg", "models", "frost-pictures"),
-    grants=("norm-layers", "source-unlabeled", "source-data"),
+    grants=("images", "norm-layers", "source-unlabeled", "source-data"),
     bundle="cifar10-jpeg-c-gn",
     preset="cifar10",
 )
@@ -60,7 +60,7 @@ class Cifar10JpegCGNClassSorted(_GroupNorm, ClassSorted):
     title="CIFAR-10 (JPEG), group norm, under 15 corruptions, classes in bursts, severity 5",
     budget={"currency": "passes", "limit": 3500000, "wall_seconds": 14400.0, "memory_mb": 8192},
     data=("cifar10-jpeg", "models", "frost-pictures"),
-    grants=("norm-layers", "source-unlabeled", "source-data"),
+    grants=("images", "norm-layers", "source-unlabeled", "source-data"),
     bundle="cifar10-jpeg-c-gn",
     preset="cifar10",
 )
@@ -76,7 +76,7 @@ class Cifar10JpegCGNCorrelated(_GroupNorm, Correlated):
     title="CIFAR-10 (JPEG), group norm, under 15 corruptions, one image at a time, severity 5",
     budget={"currency": "passes", "limit": 800000, "wall_seconds": 14400.0, "memory_mb": 8192},
     data=("cifar10-jpeg", "models", "frost-pictures"),
-    grants=("norm-layers", "source-unlabeled", "source-data"),
+    grants=("images", "norm-layers", "source-unlabeled", "source-data"),
     bundle="cifar10-jpeg-c-gn",
     preset="cifar10",
 )

@@ -131,7 +131,7 @@ class Cifar100C(CifarC):
     title="CIFAR-10-C, the corruptions one after the other, severity 5",
     budget={"currency": "passes", "limit": 15500000, "wall_seconds": 86400.0, "memory_mb": 16384},
     data=("cifar10-c", "cifar10", "source-models"),
-    grants=("norm-layers", "batch-norm"),
+    grants=("images", "norm-layers", "batch-norm"),
     bundle="cifar10-c",
     preset="cifar10",
 )
@@ -150,7 +150,7 @@ class Cifar10CContinual(Cifar10C):
     title="CIFAR-10-C, methods start anew at each corruption, severity 5",
     budget={"currency": "passes", "limit": 15500000, "wall_seconds": 86400.0, "memory_mb": 16384},
     data=("cifar10-c", "cifar10", "source-models"),
-    grants=("norm-layers", "batch-norm"),
+    grants=("images", "norm-layers", "batch-norm"),
     bundle="cifar10-c",
     preset="cifar10",
 )
@@ -169,7 +169,7 @@ class Cifar10CReset(Cifar10C):
     title="CIFAR-10-C, all corruptions mixed, severity 5",
     budget={"currency": "passes", "limit": 15500000, "wall_seconds": 86400.0, "memory_mb": 16384},
     data=("cifar10-c", "cifar10", "source-models"),
-    grants=("norm-layers", "batch-norm"),
+    grants=("images", "norm-layers", "batch-norm"),
     bundle="cifar10-c",
     preset="cifar10",
 )
@@ -188,7 +188,7 @@ class Cifar10CMixed(Cifar10C):
     title="CIFAR-10-C, classes in bursts, severity 5",
     budget={"currency": "passes", "limit": 15500000, "wall_seconds": 86400.0, "memory_mb": 16384},
     data=("cifar10-c", "cifar10", "source-models"),
-    grants=("norm-layers", "batch-norm"),
+    grants=("images", "norm-layers", "batch-norm"),
     bundle="cifar10-c",
     preset="cifar10",
 )
@@ -207,7 +207,7 @@ class Cifar10CCorrelated(Cifar10C):
     title="CIFAR-10-C, the corruptions ten times over, severity 5",
     budget={"currency": "passes", "limit": 150500000, "wall_seconds": 604800.0, "memory_mb": 16384},
     data=("cifar10-c", "cifar10", "source-models"),
-    grants=("norm-layers", "batch-norm"),
+    grants=("images", "norm-layers", "batch-norm"),
     bundle="cifar10-c",
     preset="cifar10",
 )
@@ -226,7 +226,7 @@ class Cifar10CRecurring(Cifar10C):
     title="CIFAR-10-C, corruptions that rise and fall, severities 1 to 5 to 1",
     budget={"currency": "passes", "limit": 135500000, "wall_seconds": 604800.0, "memory_mb": 16384},
     data=("cifar10-c", "cifar10", "source-models"),
-    grants=("norm-layers", "batch-norm"),
+    grants=("images", "norm-layers", "batch-norm"),
     bundle="cifar10-c-severities",
     preset="cifar10",
 )
@@ -247,7 +247,7 @@ class Cifar10CGradual(Cifar10C):
     title="CIFAR-100-C, the corruptions one after the other, severity 5",
     budget={"currency": "passes", "limit": 15500000, "wall_seconds": 86400.0, "memory_mb": 16384},
     data=("cifar100-c", "cifar100", "source-models"),
-    grants=("norm-layers", "batch-norm"),
+    grants=("images", "norm-layers", "batch-norm"),
     bundle="cifar100-c",
     preset="cifar100",
 )
@@ -266,7 +266,7 @@ class Cifar100CContinual(Cifar100C):
     title="CIFAR-100-C, methods start anew at each corruption, severity 5",
     budget={"currency": "passes", "limit": 15500000, "wall_seconds": 86400.0, "memory_mb": 16384},
     data=("cifar100-c", "cifar100", "source-models"),
-    grants=("norm-layers", "batch-norm"),
+    grants=("images", "norm-layers", "batch-norm"),
     bundle="cifar100-c",
     preset="cifar100",
 )
@@ -285,7 +285,7 @@ class Cifar100CReset(Cifar100C):
     title="CIFAR-100-C, all corruptions mixed, severity 5",
     budget={"currency": "passes", "limit": 15500000, "wall_seconds": 86400.0, "memory_mb": 16384},
     data=("cifar100-c", "cifar100", "source-models"),
-    grants=("norm-layers", "batch-norm"),
+    grants=("images", "norm-layers", "batch-norm"),
     bundle="cifar100-c",
     preset="cifar100",
 )
@@ -304,7 +304,7 @@ class Cifar100CMixed(Cifar100C):
     title="CIFAR-100-C, classes in bursts, severity 5",
     budget={"currency": "passes", "limit": 15500000, "wall_seconds": 86400.0, "memory_mb": 16384},
     data=("cifar100-c", "cifar100", "source-models"),
-    grants=("norm-layers", "batch-norm"),
+    grants=("images", "norm-layers", "batch-norm"),
     bundle="cifar100-c",
     preset="cifar100",
 )

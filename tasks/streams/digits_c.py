@@ -86,7 +86,7 @@ class _DigitsC(StreamTask):
     title="Digits under 15 corruptions, one after the other, severity 5",
     budget={"currency": "passes", "limit": 675750, "wall_seconds": 120.0},
     data=("digits",),
-    grants=("norm-layers", "batch-norm"),
+    grants=("images", "norm-layers", "batch-norm"),
     bundle="digits-c",
 )
 class DigitsCContinual(_DigitsC):
@@ -110,7 +110,7 @@ class DigitsCContinual(_DigitsC):
     title="Digits under 15 corruptions in five severities, all mixed",
     budget={"currency": "passes", "limit": 675750, "wall_seconds": 120.0},
     data=("digits",),
-    grants=("norm-layers", "batch-norm"),
+    grants=("images", "norm-layers", "batch-norm"),
     bundle="digits-c",
 )
 class DigitsCMixed(_DigitsC):

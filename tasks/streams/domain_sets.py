@@ -149,7 +149,7 @@ def _flipped(images: Tensor, generator: torch.Generator) -> Tensor:
     title="DomainNet-126, from photographs to clipart, painting and sketch",
     budget={"currency": "passes", "limit": 6500000, "wall_seconds": 172800.0, "memory_mb": 32768},
     data=("domainnet-126", "source-models"),
-    grants=("norm-layers", "batch-norm"),
+    grants=("images", "norm-layers", "batch-norm"),
     bundle="domainnet-126",
     preset="domainnet126",
 )
@@ -188,7 +188,7 @@ class DomainNet126(DomainFolders):
     title="PACS, from photographs to art paintings, cartoons and sketches",
     budget={"currency": "passes", "limit": 1300000, "wall_seconds": 86400.0, "memory_mb": 16384},
     data=("pacs", "torchvision-models"),
-    grants=("norm-layers", "batch-norm"),
+    grants=("images", "norm-layers", "batch-norm"),
     bundle="pacs",
     preset="imagenet",
 )
@@ -210,7 +210,7 @@ class PACS(_Trained):
     title="VLCS, from VOC2007 to LabelMe, Caltech101 and SUN09",
     budget={"currency": "passes", "limit": 1300000, "wall_seconds": 86400.0, "memory_mb": 16384},
     data=("vlcs", "torchvision-models"),
-    grants=("norm-layers", "batch-norm"),
+    grants=("images", "norm-layers", "batch-norm"),
     bundle="vlcs",
     preset="imagenet",
 )

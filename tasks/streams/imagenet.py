@@ -182,7 +182,7 @@ class _TwoHundred(ImageNetStream):
     title="ImageNet-C, 5,000 images a corruption, one after the other, severity 5",
     budget={"currency": "passes", "limit": 8000000, "wall_seconds": 172800.0, "memory_mb": 32768},
     data=("imagenet-c", "imagenet", "imagenet-5k-ids", "torchvision-models"),
-    grants=("norm-layers", "batch-norm"),
+    grants=("images", "norm-layers", "batch-norm"),
     bundle="imagenet-c-5k",
     preset="imagenet",
 )
@@ -198,7 +198,7 @@ class ImageNetC5kContinual(ImageNetC5k):
     title="ImageNet-C, 5,000 images a corruption, methods start anew at each, severity 5",
     budget={"currency": "passes", "limit": 8000000, "wall_seconds": 172800.0, "memory_mb": 32768},
     data=("imagenet-c", "imagenet", "imagenet-5k-ids", "torchvision-models"),
-    grants=("norm-layers", "batch-norm"),
+    grants=("images", "norm-layers", "batch-norm"),
     bundle="imagenet-c-5k",
     preset="imagenet",
 )
@@ -217,7 +217,7 @@ class ImageNetC5kReset(ImageNetC5k):
     title="ImageNet-C, 5,000 images a corruption, all mixed, severity 5",
     budget={"currency": "passes", "limit": 8000000, "wall_seconds": 172800.0, "memory_mb": 32768},
     data=("imagenet-c", "imagenet", "imagenet-5k-ids", "torchvision-models"),
-    grants=("norm-layers", "batch-norm"),
+    grants=("images", "norm-layers", "batch-norm"),
     bundle="imagenet-c-5k",
     preset="imagenet",
 )
@@ -236,7 +236,7 @@ class ImageNetC5kMixed(ImageNetC5k):
     title="ImageNet-C, 5,000 images a corruption, classes in bursts, severity 5",
     budget={"currency": "passes", "limit": 8000000, "wall_seconds": 172800.0, "memory_mb": 32768},
     data=("imagenet-c", "imagenet", "imagenet-5k-ids", "torchvision-models"),
-    grants=("norm-layers", "batch-norm"),
+    grants=("images", "norm-layers", "batch-norm"),
     bundle="imagenet-c-5k",
     preset="imagenet",
 )
@@ -255,7 +255,7 @@ class ImageNetC5kCorrelated(ImageNetC5k):
     title="ImageNet-C, 50,000 images a corruption, one after the other, severity 5",
     budget={"currency": "passes", "limit": 75500000, "wall_seconds": 604800.0, "memory_mb": 32768},
     data=("imagenet-c", "imagenet", "imagenet-5k-ids", "torchvision-models"),
-    grants=("norm-layers", "batch-norm"),
+    grants=("images", "norm-layers", "batch-norm"),
     bundle="imagenet-c-50k",
     preset="imagenet",
 )
@@ -271,7 +271,7 @@ class ImageNetC50kContinual(ImageNetC50k):
     title="ImageNet-C, 50,000 images a corruption, methods start anew at each, severity 5",
     budget={"currency": "passes", "limit": 75500000, "wall_seconds": 604800.0, "memory_mb": 32768},
     data=("imagenet-c", "imagenet", "imagenet-5k-ids", "torchvision-models"),
-    grants=("norm-layers", "batch-norm"),
+    grants=("images", "norm-layers", "batch-norm"),
     bundle="imagenet-c-50k",
     preset="imagenet",
 )
@@ -290,7 +290,7 @@ class ImageNetC50kReset(ImageNetC50k):
     title="ImageNet-C, 50,000 images a corruption, all mixed, severity 5",
     budget={"currency": "passes", "limit": 75500000, "wall_seconds": 604800.0, "memory_mb": 32768},
     data=("imagenet-c", "imagenet", "imagenet-5k-ids", "torchvision-models"),
-    grants=("norm-layers", "batch-norm"),
+    grants=("images", "norm-layers", "batch-norm"),
     bundle="imagenet-c-50k",
     preset="imagenet",
 )
@@ -309,7 +309,7 @@ class ImageNetC50kMixed(ImageNetC50k):
     title="ImageNet-C, 50,000 images a corruption, classes in bursts, severity 5",
     budget={"currency": "passes", "limit": 75500000, "wall_seconds": 604800.0, "memory_mb": 32768},
     data=("imagenet-c", "imagenet", "imagenet-5k-ids", "torchvision-models"),
-    grants=("norm-layers", "batch-norm"),
+    grants=("images", "norm-layers", "batch-norm"),
     bundle="imagenet-c-50k",
     preset="imagenet",
 )
@@ -328,7 +328,7 @@ class ImageNetC50kCorrelated(ImageNetC50k):
     title="ImageNet-3DCC, 5,000 images a corruption, one after the other, severity 5",
     budget={"currency": "passes", "limit": 6500000, "wall_seconds": 172800.0, "memory_mb": 32768},
     data=("imagenet-3dcc", "imagenet", "imagenet-5k-ids", "torchvision-models"),
-    grants=("norm-layers", "batch-norm"),
+    grants=("images", "norm-layers", "batch-norm"),
     bundle="imagenet-3dcc-5k",
     preset="imagenet",
 )
@@ -348,7 +348,7 @@ class ImageNet3DCC5k(ImageNetStream):
     title="ImageNet-R, shuffled",
     budget={"currency": "passes", "limit": 3500000, "wall_seconds": 172800.0, "memory_mb": 32768},
     data=("imagenet-r", "imagenet", "imagenet-5k-ids", "torchvision-models"),
-    grants=("norm-layers", "batch-norm"),
+    grants=("images", "norm-layers", "batch-norm"),
     bundle="imagenet-r",
     preset="imagenet",
 )
@@ -367,7 +367,7 @@ class ImageNetR(_TwoHundred):
     title="ImageNet-A, shuffled",
     budget={"currency": "passes", "limit": 1250000, "wall_seconds": 172800.0, "memory_mb": 32768},
     data=("imagenet-a", "imagenet", "imagenet-5k-ids", "torchvision-models"),
-    grants=("norm-layers", "batch-norm"),
+    grants=("images", "norm-layers", "batch-norm"),
     bundle="imagenet-a",
     preset="imagenet",
 )
