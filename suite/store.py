@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from . import record as records
 from .errors import RecordError, UsageError
-from .files import write_atomic
+from .files import locked, write_atomic
 from .places import cache_folder
 from .record import Record
 from .spec import RunSpec, canonical
@@ -152,8 +152,9 @@ class Index:
         key = hashlib.sha256(str(store.root.resolve()).encode()).hexdigest()[:16]
         self.file = cache_folder() / "index" / f"{key}.sqlite"
         try:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            self._bring_up_to_date(progress)
+            # Whoever opens the index may write it anew, so that only one process at a time is here.
+            with locked(self.file.with_suffix(".lock")):
+                self._bring_up_to_date(progress)
         except (OSError, sqlite3.Error) as error:
             raise UsageError(
                 f"Cannot write the index of '{store.root}' to {self.file}: {error}. "
@@ -179,18 +180,10 @@ class Index:
             version = -1
         if version != INDEX_VERSION:
             database.close()
-            if version != 0 or self.file.stat().st_size:
-                self.file.unlink(missing_ok=True)
+            self.file.unlink(missing_ok=True)
             database = sqlite3.connect(self.file, timeout=60)
             database.execute("pragma page_size=16384")  # a few bodies to a page
-            with database:
-                # Two processes may meet here: the second finds the tables made.
-                database.execute("begin immediate")
-                if database.execute("pragma user_version").fetchone()[0] != INDEX_VERSION:
-                    for statement in _SCHEMA.strip().split(";"):
-                        if statement.strip():
-                            database.execute(statement)
-                    database.execute(f"pragma user_version={INDEX_VERSION}")
+            database.executescript(f"begin;{_SCHEMA}pragma user_version={INDEX_VERSION};commit")
         database.execute("pragma synchronous=off")
         return database
 

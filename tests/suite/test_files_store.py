@@ -319,15 +319,19 @@ OPEN = (
 )
 
 
-@pytest.mark.parametrize("state", ["fresh", "broken", "old"])
+@pytest.mark.parametrize("state", ["fresh", "empty", "broken", "old", "torn"])
 def test_processes_may_open_the_index_at_once(store: Store, state: str) -> None:
     file = index_file(store)
     if state == "fresh":
         file.unlink()
+    elif state == "empty":
+        file.write_bytes(b"")
     elif state == "broken":
         file.write_bytes(b"no database at all" * 1000)
-    else:
+    elif state == "old":
         _execute(file, "pragma user_version=1")
+    else:
+        file.write_bytes(file.read_bytes()[:-16384])
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", OPEN, str(store.root)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,

@@ -22,9 +22,10 @@ SPECS = ["run", "-t", "toy-stream", "-m", "source", "-m", "norm", "-m", "tent", 
 RUNS = 12
 
 
-def start(results: Path, specs: list[str]) -> subprocess.Popen[bytes]:
+def start(results: Path, specs: list[str], output: Path = Path(os.devnull)) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "selfbench.suite", *specs, "--results", str(results)]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    with output.open("wb") as file:
+        return subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
 
 
 def kill_tree(process: subprocess.Popen[bytes]) -> None:
@@ -85,9 +86,9 @@ def test_fifty_kills_of_quick(tmp_path: Path) -> None:
 
 def test_two_campaigns_at_once_neither_lose_nor_double(tmp_path: Path) -> None:
     results = tmp_path / "results"
-    first, second = start(results, SPECS), start(results, SPECS)
-    assert first.wait(timeout=300) == 0
-    assert second.wait(timeout=300) == 0
+    outputs = [tmp_path / "first.txt", tmp_path / "second.txt"]
+    for process, output in [(start(results, SPECS, output), output) for output in outputs]:
+        assert process.wait(timeout=300) == 0, output.read_text()
     assert len(finished(results)) == RUNS
     with Store(results).index() as index:
         assert len(index) == RUNS
