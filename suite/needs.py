@@ -13,6 +13,7 @@ NEEDS: Mapping[str, str] = {
     "source-posterior": "a Gaussian over the source model's weights (SWAG, diagonal)",
     "domain-boundaries": "being told when the domain changes",
     "strong-augmentation": "a strong view of every input, beside the weak one",
+    "domains": "the domain of every labelled and unlabelled example",
 }
 
 

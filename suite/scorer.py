@@ -7,7 +7,7 @@ import io
 import itertools
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ from .bundle import Array, BundleFolder
 from .errors import MethodError
 from .files import write_atomic
 from .metrics import METRICS
-from .protocols.adaptation import AdaptationTask
+from .protocols.adaptation import AdaptationTask, Split
 from .protocols.stream import StreamTask
 from .record import Point
 from .scoring import Scores
@@ -27,6 +27,8 @@ from .spec import RunSpec
 from .wire import Message, Wire
 
 CURVE_POINTS = 60
+LABEL_FREE = ("entropy", "transfer_score")
+_EVALUATED = ("test", "validation", "source_validation")
 
 
 @dataclass(frozen=True)
@@ -135,54 +137,53 @@ class AdaptationScorer:
         self._file = work / "scorer.json"
         self._split = task.split(bundle, spec.seed)
         private = bundle.private()
-        self._test = task.labels(private, self._split.test)
-        self._validation = task.labels(private, self._split.validation)
+        self._labels = {name: task.labels(private, getattr(self._split, name)) for name in _EVALUATED}
         if permute is not None:
-            self._test = self._test[rng(permute, "permute").permutation(len(self._test))]
+            test = self._labels["test"]
+            self._labels["test"] = test[rng(permute, "permute").permutation(len(test))]
         self._metric = _metric_of(spec)
         self._points: list[dict[str, Any]] = json.loads(self._file.read_text()) if self._file.exists() else []
         self._began = False
 
     def plan(self) -> dict[str, Array]:
-        split = self._split
-        return {
-            "labeled": split.labeled,
-            "labels": split.labels,
-            "unlabeled": split.unlabeled,
-            "validation": split.validation,
-            "test": split.test,
-        }
+        return {part.name: getattr(self._split, part.name) for part in fields(Split)}
 
     def handle(self, message: Message, wire: Wire) -> None:
         if message.kind == "point":
-            self._point(int(message.fields["index"]), float(message.fields["x"]), message.arrays)
+            label_free = {str(name): float(value) for name, value in message.fields.get("label_free", {}).items()}
+            self._point(int(message.fields["index"]), float(message.fields["x"]), message.arrays, label_free)
         elif message.kind == "validate":
-            logits = self._checked(message.arrays, "logits", len(self._validation))
-            wire.send("score", value=self._task.score(logits, self._validation).metrics[self._metric])
+            labels = self._labels["validation"]
+            logits = self._checked(message.arrays, "logits", len(labels))
+            wire.send("score", value=self._task.score(logits, labels).metrics[self._metric])
         elif message.kind == "checkpoint":
             write_atomic(self._file, json.dumps(self._points[: int(message.fields["step"])]).encode())
             wire.send("saved")
         else:
             raise MethodError(f"the method's process sent an unknown message '{message.kind}'")
 
-    def _point(self, index: int, x: float, arrays: Mapping[str, Array]) -> None:
+    def _point(self, index: int, x: float, arrays: Mapping[str, Array], label_free: dict[str, float]) -> None:
         if index > len(self._points) or (self._began and index != len(self._points)):
             raise MethodError(f"point {index} of the curve came out of order")
         del self._points[index:]
         self._began = True
-        logits = self._checked(arrays, "test", len(self._test))
-        scores = self._task.score(logits, self._test)
-        point = {
-            "x": x,
-            "metrics": scores.metrics,
-            "groups": scores.groups,
-            "n": scores.n,
-            "sha256": hashlib.sha256(np.ascontiguousarray(logits, np.float32).tobytes()).hexdigest(),
-        }
-        if len(self._validation):
-            validation = self._checked(arrays, "validation", len(self._validation))
-            point["validation"] = self._task.score(validation, self._validation).metrics[self._metric]
-        self._points.append(point)
+        logits = self._checked(arrays, "test", len(self._labels["test"]))
+        scores = self._task.score(logits, self._labels["test"])
+        values = {name: label_free[name] for name in LABEL_FREE if name in label_free}
+        for name in ("validation", "source_validation"):
+            if len(labels := self._labels[name]):
+                own = self._checked(arrays, name, len(labels))
+                values[name] = self._task.score(own, labels).metrics[self._metric]
+        self._points.append(
+            {
+                "x": x,
+                "metrics": scores.metrics,
+                "groups": scores.groups,
+                "n": scores.n,
+                "sha256": hashlib.sha256(np.ascontiguousarray(logits, np.float32).tobytes()).hexdigest(),
+                "values": values,
+            }
+        )
 
     def _checked(self, arrays: Mapping[str, Array], name: str, n: int) -> Array:
         logits = arrays.get(name)
@@ -195,22 +196,18 @@ class AdaptationScorer:
         points = self._points
         if not points:
             raise MethodError(f"method '{self._spec.method.name}' ended without a predictor")
-        validation = [point["validation"] for point in points if "validation" in point]
-        test = [point["metrics"][self._metric] for point in points]
+        values = [point["values"] | {"test": point["metrics"][self._metric]} for point in points]
         try:
-            chosen = points[chosen_point(self._spec.selection, self._metric, validation, test)]
+            chosen = points[chosen_point(self._spec.selection, self._metric, values)]
         except ValueError as error:
-            raise MethodError(f"task '{self._spec.task.name}' has no validation set: {error}") from None
+            raise MethodError(f"task '{self._spec.task.name}' does not fit: {error}") from None
         scores = Scores(chosen["metrics"], chosen["n"], chosen["groups"])
         curve = [
-            Point(
-                x=point["x"],
-                values={self._metric: point["metrics"][self._metric]}
-                | ({"validation": point["validation"]} if "validation" in point else {}),
-            )
+            Point(x=point["x"], values={self._metric: point["metrics"][self._metric]} | point["values"])
             for point in points
         ]
-        labels = len(self._validation) if RULES[self._spec.selection].uses_validation else 0
+        spent = RULES[self._spec.selection].labels
+        labels = len(self._labels[spent]) if spent else 0
         diagnostics = {"selected_at": chosen["x"]}
         return Outcome(scores.metrics, scores.groups, scores.n, curve, chosen["sha256"], diagnostics, labels)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .metrics import METRICS
@@ -10,31 +10,42 @@ from .metrics import METRICS
 
 @dataclass(frozen=True)
 class Rule:
-    """`choose` maps (validation scores, test scores, sign) to the index of the chosen point; higher sign*score wins."""
+    """The point with the best value of `by` counts, the earlier of equal ones; the last point where `by` is None.
+
+    `better` is the direction of `by`, "metric" for that of the task's metric. `labels` names the set whose labels the
+    rule spends.
+    """
 
     name: str
     title: str
-    uses_validation: bool
-    choose: Callable[[Sequence[float], Sequence[float], int], int]
-
-
-def _best(scores: Sequence[float], sign: int) -> int:
-    """The first of the best points, so that ties go to the earlier one."""
-    return max(range(len(scores)), key=lambda index: (sign * scores[index], -index))
+    by: str | None
+    better: str = "metric"
+    labels: str | None = None
 
 
 RULES: Mapping[str, Rule] = {
     rule.name: rule
     for rule in (
-        Rule("last", "the last predictor", False, lambda validation, test, sign: len(test) - 1),
-        Rule("validation", "best validation score", True, lambda validation, test, sign: _best(validation, sign)),
-        Rule("oracle", "best test score (an upper bound)", False, lambda validation, test, sign: _best(test, sign)),
+        Rule("last", "the last predictor", None),
+        Rule("validation", "best validation score", "validation", labels="validation"),
+        Rule("source-validation", "best score on held-out source examples", "source_validation",
+             labels="source_validation"),
+        Rule("entropy", "least entropy on unlabelled examples (label-free)", "entropy", "lower"),
+        Rule("transfer-score", "highest Transfer Score on unlabelled examples (label-free)", "transfer_score",
+             "higher"),
+        Rule("oracle", "best test score (an upper bound)", "test"),
     )
-}
+}  # fmt: skip
 
 
-def chosen_point(rule: str, metric: str, validation: Sequence[float], test: Sequence[float]) -> int:
-    """The index of the point that counts; raises `ValueError` when the rule lacks the scores it needs."""
-    if RULES[rule].uses_validation and len(validation) != len(test):
-        raise ValueError(f"selection '{rule}' needs a validation score at every point")
-    return RULES[rule].choose(validation, test, 1 if METRICS[metric].better == "higher" else -1)
+def chosen_point(rule: str, metric: str, points: Sequence[Mapping[str, float]]) -> int:
+    """The index of the point that counts; raises `ValueError` when a point lacks the score that the rule needs."""
+    chosen = RULES[rule]
+    if chosen.by is None:
+        return len(points) - 1
+    if not all(chosen.by in point for point in points):
+        what = chosen.by.replace("_", " ")
+        raise ValueError(f"selection '{rule}' needs a {what}{'' if 'score' in what else ' score'} at every point")
+    better = METRICS[metric].better if chosen.better == "metric" else chosen.better
+    sign = 1 if better == "higher" else -1
+    return max(range(len(points)), key=lambda index: (sign * points[index][chosen.by or ""], -index))

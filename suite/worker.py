@@ -246,12 +246,11 @@ def _run_protocol(job: Job, spec: RunSpec, plan: Message, meter: Meter, context:
     method_entry = registry.get("method", spec.method.name)
     task_entry = registry.get("task", spec.task.name)
     method, task = method_entry.load()(**spec.method.params), task_entry.load()()
-    bundle = BundleFolder(Path(job.bundle))
+    bundle, needs = BundleFolder(Path(job.bundle)), method_entry.options["needs"]
     if task_entry.protocol == "stream":
-        needs = method_entry.options["needs"]
         run_stream(method, task, bundle.public(), bundle.model(), plan.arrays, meter, context, needs)
     elif task_entry.protocol == "adaptation":
-        run_adaptation(method, task, bundle.public(), plan.arrays, meter, context)
+        run_adaptation(method, task, bundle.public(), plan.arrays, meter, context, needs)
     else:
         raise MethodError(f"there is no loop for the protocol '{task_entry.protocol}'")
 

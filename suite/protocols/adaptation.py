@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -44,20 +44,35 @@ class Recipe:
     points: int = 10
 
 
+def _none() -> Array:
+    return np.empty(0, np.int64)
+
+
 @dataclass(frozen=True)
 class Split:
-    """Which examples are which in one run: index arrays into the public arrays, and the classes that may be seen."""
+    """Which examples are which in one run: index arrays into the public arrays, and the classes that may be seen.
+
+    `validation` comes from where the test examples come from, `source_validation` from where the labelled ones do,
+    where the two differ. `labeled_domains` (L,) and `unlabeled_domains` (U,) are domain numbers, for tasks that grant
+    `domains`.
+    """
 
     labeled: Array
     labels: Array
     unlabeled: Array
     validation: Array
     test: Array
+    source_validation: Array = field(default_factory=_none)
+    labeled_domains: Array = field(default_factory=_none)
+    unlabeled_domains: Array = field(default_factory=_none)
 
     def __post_init__(self) -> None:
         if len(self.labeled) != len(self.labels):
             raise ValueError("every labelled example needs its label")
-        seen = np.concatenate([self.labeled, self.unlabeled, self.validation])
+        for domains, examples in ((self.labeled_domains, self.labeled), (self.unlabeled_domains, self.unlabeled)):
+            if len(domains) not in (0, len(examples)):
+                raise ValueError("either every example has a domain or none")
+        seen = np.concatenate([self.labeled, self.unlabeled, self.validation, self.source_validation])
         if np.intersect1d(seen, self.test).size:
             raise ValueError("test examples may not be among those a method is shown")
 
@@ -109,11 +124,23 @@ class Batch:
     """A batch of inputs with its views; each view is computed at most once, when it is asked for.
 
     `x` (B, ...) are the inputs as they are, `weak` and `strong` their augmentations. Random numbers of a view depend
-    on the run's seed, the step and the view alone, so that asking for one view cannot disturb another.
+    on the run's seed, the step and the view alone, so that asking for one view cannot disturb another. `index` (B,)
+    says where in the pool each example stands, `domains` (B,) where it comes from; the latter is empty (length 0)
+    unless the method has declared the need `domains`.
     """
 
-    def __init__(self, x: Tensor, weak: Augmentation, strong: Augmentation, generators: Callable[[str], Any]) -> None:
+    def __init__(
+        self,
+        x: Tensor,
+        weak: Augmentation,
+        strong: Augmentation,
+        generators: Callable[[str], Any],
+        index: Tensor | None = None,
+        domains: Tensor | None = None,
+    ) -> None:
         self.x = x
+        self.index = torch.arange(len(x), device=x.device) if index is None else index
+        self.domains = torch.empty(0, dtype=torch.int64, device=x.device) if domains is None else domains
         self._weak = weak
         self._strong = strong
         self._generators = generators
@@ -134,14 +161,26 @@ class Batch:
     def strong(self) -> Tensor:
         return self._strong(self.x, self._generators("strong"))
 
+    @functools.cached_property
+    def strong2(self) -> Tensor:
+        """A second, independent strong view."""
+        return self._strong(self.x, self._generators("strong2"))
+
 
 class LabeledBatch(Batch):
     """A batch with its classes `y` (B,)."""
 
     def __init__(
-        self, x: Tensor, y: Tensor, weak: Augmentation, strong: Augmentation, generators: Callable[[str], Any]
+        self,
+        x: Tensor,
+        y: Tensor,
+        weak: Augmentation,
+        strong: Augmentation,
+        generators: Callable[[str], Any],
+        index: Tensor | None = None,
+        domains: Tensor | None = None,
     ) -> None:
-        super().__init__(x, weak, strong, generators)
+        super().__init__(x, weak, strong, generators, index, domains)
         self.y = y
 
 
@@ -150,7 +189,8 @@ class AdaptationMethod:
     """A method for few labels and many unlabelled examples: a dataclass whose fields are its hyper-parameters.
 
     Most methods write `loss` alone. `unlabeled_ratio` says how many unlabelled examples a step takes per labelled
-    one; 0 means none are drawn. A method with rounds of its own overrides `fit`.
+    one; 0 means none are drawn. A method with rounds of its own overrides `fit`. A method that trains more than its
+    model (a discriminator, a second network) says so in `parameter_groups`.
     """
 
     lr_scale: float = hyper(1.0, low=0.1, high=10.0, log=True, help="learning rate as a multiple of the task's recipe")
@@ -166,6 +206,17 @@ class AdaptationMethod:
         self.model = model
         self.view = view
 
+    def domains_per_batch(self) -> int:
+        """Of how many domains a batch holds equal shares; 0 (default) draws over all examples alike.
+
+        For methods that need `domains`; each is met with the same chance, whatever its size.
+        """
+        return 0
+
+    def parameter_groups(self) -> list[tuple[list[nn.Parameter], float]]:
+        """What the optimiser trains: lists of parameters, each with a multiple of the learning rate."""
+        return [([parameter for parameter in self.model.parameters() if parameter.requires_grad], 1.0)]
+
     def loss(self, labeled: LabeledBatch, unlabeled: Batch) -> Tensor:
         """The scalar loss of one step. `unlabeled` is empty (length 0) when `unlabeled_ratio` is 0."""
         raise NotImplementedError
@@ -178,5 +229,10 @@ class AdaptationMethod:
         return None
 
     def fit(self, view: View) -> None:
-        """Use the budget; by default the harness's training loop over `loss`."""
+        """Use the budget; by default the harness's training loop over `loss`.
+
+        A method with rounds calls `view.train(self, until=share)` once a round. When a killed run is resumed, `fit` is
+        called again with all attributes as they were in the middle of that round, and the call of `view.train` of
+        that round goes on where it was: keep the number of the round as an attribute, and begin with it.
+        """
         view.train(self)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,16 +17,20 @@ from ..bundle import Array
 from ..errors import BudgetExhausted, MethodError
 from ..meter import Meter
 from ..seeds import derive, rng
-from .adaptation import AdaptationMethod, AdaptationTask, Batch, LabeledBatch
+from .adaptation import AdaptationMethod, AdaptationTask, Batch, LabeledBatch, Recipe
 from .context import Context, as_logits, autocast
+from .label_free import label_free_scores
 
 _EVALUATION_BATCH = 1024
+_LABEL_FREE = 1000
+"""Unlabelled examples on which scores that need no label are taken."""
 
 
 class View:
     """All that a method is shown: its labelled examples, the unlabelled pool, and counted validation scores.
 
-    `labeled` (L, ...) with `labels` (L,), `unlabeled` (U, ...): preprocessed tensors on the run's device.
+    `labeled` (L, ...) with `labels` (L,), `unlabeled` (U, ...): preprocessed tensors on the run's device;
+    `labeled_domains` (L,) and `unlabeled_domains` (U,) are empty unless the method has declared the need `domains`.
     `generator` is the method's own random stream; `progress` the used share of the budget.
     """
 
@@ -37,6 +42,7 @@ class View:
         plan: Mapping[str, Array],
         meter: Meter,
         context: Context,
+        needs: Collection[str] = (),
     ) -> None:
         self.method = method
         self.task = task
@@ -49,11 +55,18 @@ class View:
         self.labeled = task.inputs(public, plan["labeled"]).to(self.device)
         self.labels = torch.from_numpy(np.array(plan["labels"])).to(self.device)
         self.unlabeled = task.inputs(public, plan["unlabeled"]).to(self.device)
-        self._validation = task.inputs(public, plan["validation"])
-        self._test = task.inputs(public, plan["test"])
+        self.labeled_domains, self.unlabeled_domains = (
+            torch.from_numpy(np.array(plan[name][: None if "domains" in needs else 0])).to(self.device)
+            for name in ("labeled_domains", "unlabeled_domains")
+        )
+        self._evaluated = {
+            name: task.inputs(public, plan[name]) for name in ("test", "validation", "source_validation")
+        }
         self.generator = torch.Generator(self.device).manual_seed(derive(self.seed, "method", "generator"))
         self._averaged: nn.Module | None = None
         self._point = 0
+        self._step_number = 0
+        self._resumed: dict[str, Any] | None = None
 
     @property
     def progress(self) -> float:
@@ -70,93 +83,128 @@ class View:
     def validate(self) -> float:
         """The validation score of the current predictor: counted, and its labels are counted once."""
         self.meter.counts.validation_calls += 1
-        self.context.wire.send("validate", {"logits": self._predict(self._validation)})
+        self.context.wire.send("validate", {"logits": self._predict(self._evaluated["validation"])})
         reply = self.context.wire.receive()
         if reply is None or reply.kind != "score":
             raise MethodError("the scorer has gone")
         if self.meter.counts.validation_calls == 1:
-            self.meter.counts.labels += len(self._validation)
+            self.meter.counts.labels += len(self._evaluated["validation"])
         return float(reply.fields["value"])
 
     def evaluate(self) -> None:
         """Send the current predictor's predictions to the scorer as one point of the curve; off the meter."""
-        arrays = {"test": self._predict(self._test)}
-        if len(self._validation):
-            arrays["validation"] = self._predict(self._validation)
-        self.context.wire.send("point", arrays, x=self.meter.used, index=self._point)
+        arrays = {name: self._predict(inputs) for name, inputs in self._evaluated.items() if len(inputs)}
+        fields = self._label_free()
+        self.context.wire.send("point", arrays, x=self.meter.used, index=self._point, label_free=fields)
         self._point += 1
 
-    def train(self, method: AdaptationMethod) -> None:
-        """The harness's training loop over `method.loss`; returns when the budget is used up."""
+    def _label_free(self) -> dict[str, float]:
+        """Scores of the current predictor that need no label, on a fixed part of the unlabelled pool; off the meter."""
+        if not len(self.unlabeled):
+            return {}
+        chosen = rng(self.seed, "label-free").permutation(len(self.unlabeled))[:_LABEL_FREE]
+        inputs = self.unlabeled[torch.from_numpy(np.sort(chosen)).to(self.device)]
+        with self._evaluating() as model:
+            return label_free_scores(model, inputs, rng(self.seed, "label-free", "scores"))
+
+    def resume(self) -> None:
+        """Put a killed run's method back to where its last checkpoint was; the loop does, before `fit`."""
+        self._resumed = self.context.load_checkpoint()
+        if self._resumed is not None:
+            checkpoint.restore(self.method, self._resumed["method"])
+            self.meter.restore(self._resumed["meter"])
+            self.generator.set_state(self._resumed["generator"].cpu())
+            self._step_number, self._point = int(self._resumed["step"]), int(self._resumed["point"])
+
+    def train(self, method: AdaptationMethod, until: float = 1.0) -> None:
+        """The harness's training loop over `method.loss`, with a new optimiser and a learning rate that falls anew.
+
+        Returns when the share `until` of the budget is used; the budget's end ends `fit` with `BudgetExhausted`.
+        """
         recipe, meter = self.recipe, self.meter
-        trained = [item for item in method.model.parameters() if item.requires_grad]
-        optimizer = _optimizer(recipe, trained, recipe.lr * method.lr_scale)
+        groups = [(list(parameters), recipe.lr * method.lr_scale * scale) for parameters, scale in
+                  method.parameter_groups()]  # fmt: skip
+        optimizer = _optimizer(recipe, groups)
         self._averaged = copy.deepcopy(method.model).requires_grad_(False) if recipe.ema else None
-        step = 0
-        state = self.context.load_checkpoint()
+        begin, first = meter.progress, self._step_number
+        state, self._resumed = self._resumed, None
         if state is not None:
-            checkpoint.restore(method, state["method"])
             optimizer.load_state_dict(state["optimizer"])
             if self._averaged is not None:
                 self._averaged.load_state_dict(state["averaged"])
-            meter.restore(state["meter"])
-            self.generator.set_state(state["generator"].cpu())
-            step, self._point = int(state["step"]), int(state["point"])
-        base_lr = recipe.lr * method.lr_scale
-        try:
-            while True:
-                with meter.running(), autocast(self.context):
-                    self._step(method, optimizer, trained, base_lr, step)
-                step += 1
-                if self._averaged is not None:
-                    _follow(self._averaged, method.model, min(recipe.ema, (1 + step) / (10 + step)))
-                if self._point < recipe.points - 1 and meter.progress >= (self._point + 1) / recipe.points:
-                    self.evaluate()
-                self.context.progress(meter.progress)
-                if self.context.checkpoint_due():
-                    self._save(method, optimizer, step)
-        except BudgetExhausted:
-            return
+            begin, first = float(state["begin"]), int(state["first"])
+        while meter.progress < until or until >= 1.0:
+            share = (meter.progress - begin) / (until - begin)
+            for group, (_, lr) in zip(optimizer.param_groups, groups, strict=True):
+                group["lr"] = lr * math.cos(7.0 * math.pi / 16.0 * share)
+            with meter.running(), autocast(self.context):
+                self._step(method, optimizer, self._step_number)
+            self._step_number += 1
+            if self._averaged is not None:
+                step = self._step_number - first
+                _follow(self._averaged, method.model, min(recipe.ema, (1 + step) / (10 + step)))
+            if self._point < recipe.points - 1 and meter.progress >= (self._point + 1) / recipe.points:
+                self.evaluate()
+            self.context.progress(meter.progress)
+            if self.context.checkpoint_due():
+                self._save(method, optimizer, begin, first)
 
-    def _step(
-        self,
-        method: AdaptationMethod,
-        optimizer: torch.optim.Optimizer,
-        trained: list[nn.Parameter],
-        base_lr: float,
-        step: int,
-    ) -> None:
-        ratio = method.unlabeled_ratio()
-        labeled = self._labeled_batch(step)
-        unlabeled = self._batch(
-            self.unlabeled, step, self.recipe.batch_size * ratio if len(self.unlabeled) else 0, "unlabeled"
-        )
-        for group in optimizer.param_groups:
-            group["lr"] = base_lr * math.cos(7.0 * math.pi / 16.0 * self.meter.progress)
+    def _step(self, method: AdaptationMethod, optimizer: torch.optim.Optimizer, step: int) -> None:
+        size, domains = self.recipe.batch_size, method.domains_per_batch()
+        labeled = self._labeled_batch(step, size, domains)
+        unlabeled = self._unlabeled_batch(step, size * method.unlabeled_ratio() if len(self.unlabeled) else 0, domains)
         method.model.train()
         loss = method.loss(labeled, unlabeled)
         if not isinstance(loss, Tensor) or loss.dim():
             got = f"the shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
             raise MethodError(f"method '{self.meter.owner}': loss must return a scalar tensor, got {got}")
-        for parameter in trained:
-            parameter.grad = None
+        optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         method.after_step()
 
-    def _labeled_batch(self, step: int) -> LabeledBatch:
-        chosen = self._draw(len(self.labeled), step, self.recipe.batch_size, "labeled")
+    def _labeled_batch(self, step: int, size: int, domains: int) -> LabeledBatch:
+        chosen = self._chosen(len(self.labeled), self.labeled_domains, step, size, domains, "labeled")
         return LabeledBatch(
             self.labeled[chosen],
             self.labels[chosen],
             self.task.weak,
             self.task.strong,
             self._generators(step, "labeled"),
+            chosen,
+            self.labeled_domains[chosen] if len(self.labeled_domains) else None,
         )
 
-    def _batch(self, pool: Tensor, step: int, size: int, name: str) -> Batch:
-        chosen = self._draw(len(pool), step, size, name)
-        return Batch(pool[chosen], self.task.weak, self.task.strong, self._generators(step, name))
+    def _unlabeled_batch(self, step: int, size: int, domains: int) -> Batch:
+        chosen = self._chosen(len(self.unlabeled), self.unlabeled_domains, step, size, domains, "unlabeled")
+        return Batch(
+            self.unlabeled[chosen],
+            self.task.weak,
+            self.task.strong,
+            self._generators(step, "unlabeled"),
+            chosen,
+            self.unlabeled_domains[chosen] if len(self.unlabeled_domains) else None,
+        )
+
+    def _chosen(self, n: int, of: Tensor, step: int, size: int, domains: int, name: str) -> Tensor:
+        if domains and len(of):
+            return self._draw_by_domain(of, step, size, domains, name)
+        return self._draw(n, step, size, name)
+
+    def _draw_by_domain(self, of: Tensor, step: int, size: int, domains: int, name: str) -> Tensor:
+        """Indices of batch `step`: equal shares of `domains` domains, drawn alike; a pure function of seed and step."""
+        kept = self.__dict__.setdefault("_members", {})
+        if name not in kept:
+            known = of.cpu().numpy()
+            kept[name] = [np.flatnonzero(known == value) for value in np.unique(known)]
+        members, draw = kept[name], rng(self.seed, "domains", name, step)
+        met = draw.permutation(len(members))[: min(domains, len(members))]
+        shares = [len(part) for part in np.array_split(np.empty(size), len(met))]
+        parts = [
+            draw.choice(members[domain], share, replace=share > len(members[domain]))
+            for domain, share in zip(met, shares, strict=True)
+        ]
+        return torch.from_numpy(np.concatenate(parts)).to(self.device)
 
     def _draw(self, n: int, step: int, size: int, name: str) -> Tensor:
         """Indices of batch `step` in a chain of permutations of the pool: a pure function of seed, name and step."""
@@ -185,22 +233,30 @@ class View:
 
         return generator
 
-    def _predict(self, inputs: Tensor) -> Array:
-        """Logits (N, K) of the current predictor in eval mode; off the meter, random states untouched."""
+    @contextlib.contextmanager
+    def _evaluating(self) -> Iterator[nn.Module]:
+        """The current predictor in eval mode; off the meter, random states untouched."""
         model = self.method.predictor() or self._averaged or self.method.model
         was_training = {module: module.training for module in model.modules()}
         model.eval()
+        try:
+            with self.meter.paused(), torch.no_grad(), autocast(self.context):
+                yield model
+        finally:
+            for module, training in was_training.items():
+                module.training = training
+
+    def _predict(self, inputs: Tensor) -> Array:
+        """Logits (N, K) of the current predictor."""
         parts = []
-        with self.meter.paused(), torch.no_grad(), autocast(self.context):
+        with self._evaluating() as model:
             for start in range(0, len(inputs), _EVALUATION_BATCH):
                 batch = inputs[start : start + _EVALUATION_BATCH].to(self.device)
                 logits = as_logits(model(batch), len(batch), self.n_classes, self.meter.owner, "the evaluation set")
                 parts.append(logits.cpu())
-        for module, training in was_training.items():
-            module.training = training
         return torch.cat(parts).numpy() if parts else np.empty((0, self.n_classes), np.float32)
 
-    def _save(self, method: AdaptationMethod, optimizer: torch.optim.Optimizer, step: int) -> None:
+    def _save(self, method: AdaptationMethod, optimizer: torch.optim.Optimizer, begin: float, first: int) -> None:
         self.context.save_checkpoint(
             {
                 "method": checkpoint.capture(method, skip=("view",)),
@@ -208,8 +264,10 @@ class View:
                 "averaged": self._averaged.state_dict() if self._averaged is not None else None,
                 "meter": self.meter.state(),
                 "generator": self.generator.get_state(),
-                "step": step,
+                "step": self._step_number,
                 "point": self._point,
+                "begin": begin,
+                "first": first,
             },
             step=self._point,
         )
@@ -222,9 +280,10 @@ def run_adaptation(
     plan: Mapping[str, Array],
     meter: Meter,
     context: Context,
+    needs: Collection[str] = (),
 ) -> None:
-    """Let `method` use its budget, then send its last predictor's predictions."""
-    view = View(method, task, public, plan, meter, context)
+    """Let `method` use its budget, then send its last predictor's predictions. `needs` is what it has declared."""
+    view = View(method, task, public, plan, meter, context, needs)
     meter.counts.labels += len(view.labels)
     torch.manual_seed(derive(context.spec.seed, "method"))
     try:
@@ -232,6 +291,7 @@ def run_adaptation(
             meter.charge(forward=task.cached_passes * (len(view.labeled) + len(view.unlabeled)))
         with meter.running():
             method.setup(view.new_model(), view)
+        view.resume()
         method.fit(view)
     except BudgetExhausted:
         if not hasattr(method, "model"):
@@ -239,12 +299,13 @@ def run_adaptation(
     view.evaluate()
 
 
-def _optimizer(recipe: Any, parameters: list[nn.Parameter], lr: float) -> torch.optim.Optimizer:
+def _optimizer(recipe: Recipe, groups: list[tuple[list[nn.Parameter], float]]) -> torch.optim.Optimizer:
+    trained = [{"params": parameters, "lr": lr} for parameters, lr in groups]
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(
-            parameters, lr=lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.momentum > 0
+            trained, momentum=recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.momentum > 0
         )
-    return torch.optim.AdamW(parameters, lr=lr, weight_decay=recipe.weight_decay)
+    return torch.optim.AdamW(trained, weight_decay=recipe.weight_decay)
 
 
 def _follow(averaged: nn.Module, model: nn.Module, decay: float) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from selfbench.suite.meter import Meter
-from selfbench.suite.protocols.adaptation import AdaptationTask, Batch, LabeledBatch, Recipe
+from selfbench.suite.protocols.adaptation import AdaptationTask, Batch, LabeledBatch, Recipe, Split
 from selfbench.suite.protocols.adaptation_loop import View, run_adaptation
 from selfbench.suite.protocols.context import Context
 from selfbench.suite.protocols.stream import Source, SourceImages, StreamTask
@@ -196,8 +196,11 @@ def _adaptation_data() -> tuple[dict[str, Any], dict[str, Any]]:
     centres = random.normal(size=(K, DIM))
     y = np.arange(120) % K
     x = centres[y] + 0.7 * random.normal(size=(120, DIM))
-    plan = {"labeled": np.arange(12), "labels": y[:12], "unlabeled": np.arange(12, 80),
-            "validation": np.arange(0), "test": np.arange(80, 120)}  # fmt: skip
+    split = Split(
+        labeled=np.arange(12), labels=y[:12], unlabeled=np.arange(12, 80), validation=np.arange(0),
+        test=np.arange(80, 120), labeled_domains=np.arange(12) % 3, unlabeled_domains=np.arange(68) % 2 + 2,
+    )  # fmt: skip
+    plan = {item.name: getattr(split, item.name) for item in fields(Split)}
     return {"x": x}, plan
 
 
@@ -227,7 +230,8 @@ def make_view() -> Iterator[Callable[..., View]]:
             context = Context(spec, torch.device("cpu"), wire, Path())
             public, plan = _adaptation_data()
             meter = Meter(spec.budget, "tested")
-            view = View(method, task or PerExampleTask(), public, plan, meter, context)
+            needs = type(method).__selfbench__["needs"]
+            view = View(method, task or PerExampleTask(), public, plan, meter, context, needs)
             meter.charge(forward=progress * spec.budget.limit)
             method.setup(view.new_model(), view)
             return view
@@ -241,13 +245,26 @@ def make_batches() -> Callable[..., tuple[LabeledBatch, Batch]]:
 
     def make(view: View, labeled: int = 8, unlabeled: int = 16) -> tuple[LabeledBatch, Batch]:
         def generators(salt: int) -> Callable[[str], torch.Generator]:
-            seeds = {"weak": 1, "weak2": 2, "strong": 3}
+            seeds = {"weak": 1, "weak2": 2, "strong": 3, "strong2": 4}
             return lambda name: torch.Generator().manual_seed(10 * salt + seeds[name])
 
         task = view.task
         return (
-            LabeledBatch(view.labeled[:labeled], view.labels[:labeled], task.weak, task.strong, generators(1)),
-            Batch(view.unlabeled[:unlabeled], task.weak, task.strong, generators(2)),
+            LabeledBatch(
+                view.labeled[:labeled],
+                view.labels[:labeled],
+                task.weak,
+                task.strong,
+                generators(1),
+                domains=view.labeled_domains[:labeled],
+            ),
+            Batch(
+                view.unlabeled[:unlabeled],
+                task.weak,
+                task.strong,
+                generators(2),
+                domains=view.unlabeled_domains[:unlabeled],
+            ),
         )
 
     return make
@@ -269,7 +286,8 @@ def adapt(tmp_path: Path) -> Callable[..., Result]:
             context = StoppingContext(spec, torch.device("cpu"), Wire(end), tmp_path, checkpoints)
             context.stop_after = stop_after or 0
             with contextlib.suppress(Stopped):
-                run_adaptation(method, task or TinyTask(), public, plan, meter, context)
+                needs = type(method).__selfbench__["needs"]
+                run_adaptation(method, task or TinyTask(), public, plan, meter, context, needs)
         result.counts = meter.counts
         return result
 

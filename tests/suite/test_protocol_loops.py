@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from selfbench import AdaptationMethod, AdaptationTask, Split, Stream, StreamMethod
+from selfbench import AdaptationMethod, AdaptationTask, Batch, LabeledBatch, Split, Stream, StreamMethod
 from selfbench.suite import registry
 from selfbench.suite.engine.local import LocalExecutor
 from selfbench.suite.engine.preparation import prepare
@@ -54,7 +54,7 @@ def play(tmp_path: Path) -> Play:
 
     def call(
         method: Any, task_name: str, *, task: Any = None, seed: int = 0, limit: float | None = None,
-        selection: str = "last", precision: str = "fp32",
+        selection: str = "last", precision: str = "fp32", needs: tuple[str, ...] = (),
     ) -> Played:  # fmt: skip
         entry = registry.get("task", task_name)
         bundle = build(entry)
@@ -90,7 +90,7 @@ def play(tmp_path: Path) -> Play:
                 if entry.protocol == "stream":
                     run_stream(method, task, bundle.public(), bundle.model(), plan, meter, context)
                 else:
-                    run_adaptation(method, task, bundle.public(), plan, meter, context)
+                    run_adaptation(method, task, bundle.public(), plan, meter, context, needs)
         finally:
             theirs.close()
             listener.join()
@@ -353,8 +353,9 @@ def test_a_method_is_shown_neither_validation_nor_test_labels(play: Play) -> Non
     method = Watcher()
     play(method, "toy-adaptation", limit=500)
     assert len(method.view.labels) == len(method.view.labeled) == 12
-    arrays = [value for value in vars(method.view).values() if isinstance(value, (Tensor, np.ndarray))]
-    integers = [array for array in arrays if "int" in str(array.dtype)]
+    held = [*vars(method.view).values(), *method.view._evaluated.values()]
+    arrays = [value for value in held if isinstance(value, (Tensor, np.ndarray))]
+    integers = [array for array in arrays if "int" in str(array.dtype) and len(array)]
     assert len(integers) == 1, "the labels it may see, and no other classes"
 
 
@@ -447,7 +448,7 @@ def test_the_averaged_weights_are_evaluated(play: Play) -> None:
     for mine, theirs in zip(method.model.buffers(), averaged.buffers(), strict=True):
         assert torch.equal(mine, theirs)
     with method.view.meter.paused():
-        logits = averaged.eval()(method.view._test).detach().numpy()
+        logits = averaged.eval()(method.view._evaluated["test"]).detach().numpy()
     entry = registry.get("task", "toy-adaptation")
     bundle = build(entry)
     labels = bundle.private()["labels"][entry.load()().split(bundle, 0).test]
@@ -500,7 +501,7 @@ def test_a_validation_score_is_the_true_one(play: Play) -> None:
     entry = registry.get("task", "toy-adaptation")
     bundle = build(entry)
     split = entry.load()().split(bundle, 0)
-    logits = method.model.eval()(method.view._validation).detach().numpy()
+    logits = method.model.eval()(method.view._evaluated["validation"]).detach().numpy()
     labels = bundle.private()["labels"][split.validation]
     assert method.score == score_classification(logits, labels).metrics["error"]
 
@@ -525,7 +526,7 @@ def test_selection_by_validation_without_a_validation_set_is_explained(play: Pla
             return dataclasses.replace(super().split(bundle, seed), validation=np.arange(0))
 
     assert play(Watcher(), "toy-adaptation", task=Blind(), limit=500).outcome.n == 200
-    with pytest.raises(MethodError, match="task 'toy-adaptation' has no validation set"):
+    with pytest.raises(MethodError, match="task 'toy-adaptation' does not fit: selection 'validation' needs"):
         play(Watcher(), "toy-adaptation", task=Blind(), limit=500, selection="validation")
 
 
@@ -639,3 +640,99 @@ def test_hidden_labels_move_no_prediction_on_real_data(campaign, task: str, meth
     assert usual.status == "ok", usual.reason
     assert permuted.predictions_sha256 == usual.predictions_sha256
     assert permuted.metrics[usual.primary] != usual.metrics[usual.primary]
+
+
+@pytest.fixture
+def with_domains() -> Any:
+    """Three labelled domains of unequal size, two unlabelled ones, and held-out source examples."""
+
+    class WithDomains(registry.get("task", "toy-adaptation").load()):  # type: ignore[misc]
+        def split(self, bundle: Any, seed: int) -> Split:
+            split = super().split(bundle, seed)
+            kept, held = split.unlabeled[:-40], split.unlabeled[-40:]
+            return dataclasses.replace(
+                split, unlabeled=kept, source_validation=held, labeled_domains=np.array([0] * 7 + [1] * 4 + [5]),
+                unlabeled_domains=np.arange(len(kept)) % 10 // 9 + 3,
+            )  # fmt: skip
+
+    return WithDomains()
+
+
+@dataclasses.dataclass
+class DomainWatcher(AdaptationMethod):
+    domains: int = 0
+
+    def unlabeled_ratio(self) -> int:
+        return 1
+
+    def domains_per_batch(self) -> int:
+        return self.domains
+
+    def setup(self, model: nn.Module, view: View) -> None:
+        super().setup(model, view)
+        self.seen: list[Any] = []
+
+    def loss(self, labeled: LabeledBatch, unlabeled: Batch) -> Tensor:
+        self.seen.append((labeled, unlabeled))
+        return nn.functional.cross_entropy(self.model(labeled.x), labeled.y) + 0 * self.model(unlabeled.x).sum()
+
+
+def test_domains_are_shown_to_those_who_need_them_alone(play: Play, with_domains: Any) -> None:
+    play(blind := DomainWatcher(), "toy-adaptation", task=with_domains, limit=960)
+    assert all(len(batch.domains) == 0 for pair in blind.seen for batch in pair)
+    assert len(blind.view.labeled_domains) == len(blind.view.unlabeled_domains) == 0
+    play(method := DomainWatcher(), "toy-adaptation", task=with_domains, limit=960, needs=("domains",))
+    for labeled, unlabeled in method.seen:
+        assert torch.equal(labeled.domains, method.view.labeled_domains[labeled.index])
+        assert torch.equal(unlabeled.domains, method.view.unlabeled_domains[unlabeled.index])
+        assert torch.equal(unlabeled.x, method.view.unlabeled[unlabeled.index])
+    # Knowing the domains changes no batch.
+    for (mine, _), (theirs, _) in zip(method.seen, blind.seen, strict=True):
+        assert torch.equal(mine.index, theirs.index)
+
+
+def test_batches_of_domains_hold_equal_shares_of_as_many_as_asked_for(play: Play, with_domains: Any) -> None:
+    play(method := DomainWatcher(domains=2), "toy-adaptation", task=with_domains, limit=96 * 60, needs=("domains",))
+    met = {0: 0, 1: 0, 5: 0}
+    for labeled, unlabeled in method.seen:
+        values, counts = labeled.domains.unique(return_counts=True)
+        assert counts.tolist() == [8, 8]
+        assert unlabeled.domains.unique(return_counts=True)[1].tolist() == [8, 8]
+        for value in values.tolist():
+            met[value] += 1
+        # Without replacement where the domain is large enough.
+        assert len(unlabeled.index.unique()) == 16
+    assert min(met.values()) > 0.4 * len(method.seen)
+
+
+def test_held_out_source_examples_are_scored_at_every_point(play: Play, with_domains: Any) -> None:
+    outcome = play(DomainWatcher(), "toy-adaptation", task=with_domains, limit=2000).outcome
+    assert all(0 <= point.values["source_validation"] <= 1 for point in outcome.curve)
+    assert all({"entropy", "transfer_score"} <= point.values.keys() for point in outcome.curve)
+    chosen = play(DomainWatcher(), "toy-adaptation", task=with_domains, limit=2000, selection="source-validation")
+    best = min(outcome.curve, key=lambda point: (point.values["source_validation"], point.x))
+    assert chosen.outcome.metrics["error"] == best.values["error"]
+    assert chosen.outcome.extra_labels == 40
+
+
+@dataclasses.dataclass
+class TwoRates(AdaptationMethod):
+    def setup(self, model: nn.Module, view: View) -> None:
+        super().setup(model, view)
+        self.extra = nn.Linear(1, 1)
+        self.before = [parameter.detach().clone() for parameter in (*model.parameters(), *self.extra.parameters())]
+
+    def parameter_groups(self) -> list[tuple[list[nn.Parameter], float]]:
+        return [(list(self.model.parameters()), 0.0), (list(self.extra.parameters()), 10.0)]
+
+    def loss(self, labeled: LabeledBatch, unlabeled: Batch) -> Tensor:
+        return nn.functional.cross_entropy(self.model(labeled.x), labeled.y) + self.extra.weight.sum()
+
+
+def test_groups_of_parameters_have_rates_of_their_own(play: Play) -> None:
+    play(method := TwoRates(), "toy-adaptation", limit=48)
+    now = [*method.model.parameters(), *method.extra.parameters()]
+    assert all(torch.equal(old, new) for old, new in zip(method.before[:-2], now[:-2], strict=True))
+    # One step of SGD: Nesterov's momentum 0.9 and weight decay 5e-4, at ten times the task's 0.05.
+    old, new = method.before[-2], now[-2].detach()
+    torch.testing.assert_close(new, old - 0.5 * 1.9 * (1 + 5e-4 * old))

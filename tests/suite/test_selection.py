@@ -7,8 +7,15 @@ import pytest
 from selfbench.suite.metrics import METRICS
 from selfbench.suite.selection import RULES, chosen_point
 
-TEST = [0.4, 0.1, 0.3, 0.1]
-VALIDATION = [0.3, 0.5, 0.2, 0.2]
+POINTS = [
+    {"test": test, "validation": validation, "source_validation": source, "entropy": entropy, "transfer_score": score}
+    for test, validation, source, entropy, score in [
+        (0.4, 0.3, 0.9, 0.7, 1.0),
+        (0.1, 0.5, 0.9, 0.6, 1.1),
+        (0.3, 0.2, 0.1, 0.2, 1.1),
+        (0.1, 0.2, 0.9, 0.2, 0.0),
+    ]
+]
 
 
 @pytest.mark.parametrize(
@@ -21,34 +28,42 @@ VALIDATION = [0.3, 0.5, 0.2, 0.2]
         ("oracle", "error", 1),
         ("oracle", "accuracy", 0),
         ("oracle", "nll", 1),
+        ("source-validation", "error", 2),
+        ("source-validation", "accuracy", 0),
+        ("entropy", "error", 2),
+        ("entropy", "accuracy", 2),
+        ("transfer-score", "error", 1),
+        ("transfer-score", "accuracy", 1),
     ],
 )
 def test_the_chosen_point(rule: str, metric: str, chosen: int) -> None:
     """Of equal points the earlier one is chosen: 1 before 3 by test error, 2 before 3 by validation error."""
-    assert chosen_point(rule, metric, VALIDATION, TEST) == chosen
+    assert chosen_point(rule, metric, POINTS) == chosen
 
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("metric", ["error", "accuracy"])
 def test_of_points_that_are_all_equal_the_first_or_the_last_counts(rule: str, metric: str) -> None:
-    assert chosen_point(rule, metric, [0.2] * 3, [0.5] * 3) == (2 if rule == "last" else 0)
-    assert chosen_point(rule, metric, [0.2], [0.5]) == 0
+    point = dict.fromkeys(POINTS[0], 0.2)
+    assert chosen_point(rule, metric, [point] * 3) == (2 if rule == "last" else 0)
+    assert chosen_point(rule, metric, [point]) == 0
 
 
-@pytest.mark.parametrize("validation", [[], [0.1], [0.1] * 5])
-def test_validation_needs_a_score_at_every_point(validation: list[float]) -> None:
-    with pytest.raises(ValueError, match="selection 'validation' needs a validation score at every point"):
-        chosen_point("validation", "error", validation, TEST)
+@pytest.mark.parametrize("rule", [rule for rule in RULES if rule != "last"])
+def test_a_rule_needs_its_score_at_every_point(rule: str) -> None:
+    lacking = [{name: value for name, value in POINTS[0].items() if name != RULES[rule].by}]
+    with pytest.raises(ValueError, match=f"selection '{rule}' needs a .* at every point"):
+        chosen_point(rule, "error", POINTS + lacking)
+    assert chosen_point(rule, "error", POINTS) < 4
 
 
-def test_the_other_rules_do_without_validation() -> None:
-    assert chosen_point("last", "error", [], TEST) == 3
-    assert chosen_point("oracle", "error", [], TEST) == 1
+def test_last_needs_nothing() -> None:
+    assert chosen_point("last", "error", [{}, {}, {}]) == 2
 
 
 def test_rules_and_metrics_are_described() -> None:
     assert [rule.name for rule in RULES.values()] == list(RULES)
-    assert [name for name, rule in RULES.items() if rule.uses_validation] == ["validation"]
+    assert [name for name, rule in RULES.items() if rule.labels] == ["validation", "source-validation"]
     assert "upper bound" in RULES["oracle"].title
     assert {name for name, metric in METRICS.items() if metric.better == "higher"} == {"accuracy"}
 

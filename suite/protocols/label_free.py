@@ -1,0 +1,93 @@
+"""Scores of a predictor that need no label, for choosing among the points of a run.
+
+`entropy` is the mean entropy of the predictions, in nats. `transfer_score` is that of Yang et al. (2024, "Can We
+Evaluate Domain Adaptation Models Without Target-Domain Labels?", arXiv:2305.18712):
+
+    TS = H + M / ln K - U
+
+H, the Hopkins statistic of the features, says how far they are from evenly spread (1/2 when they are, 1 when they
+stand in tight clusters); M = H(mean p) - mean H(p) is the mutual information of input and prediction; U is the mean
+squared difference, in radians, between the angles of the classifier's weight vectors and the one angle
+arccos(-1 / (K - 1)) that K vectors spread evenly have. The authors' release takes M batch by batch and averages.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.neighbors import NearestNeighbors
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..bundle import Array
+
+_BATCH = 1024
+_HOPKINS_SHARE = 0.05
+"""Of the features, as many are compared with their neighbours (the release's value)."""
+
+
+def label_free_scores(model: nn.Module, inputs: Tensor, draw: np.random.Generator) -> dict[str, float]:
+    """`entropy` and, where the model ends in a linear classifier, `transfer_score` of `model` on `inputs` (N, ...).
+
+    Call it without gradients and with the model in eval mode. A score that is not finite is left out.
+    """
+    classifier = _last_linear(model)
+    seen: list[Tensor] = []
+
+    def keep(layer: nn.Module, arguments: tuple[Any, ...]) -> None:
+        seen.append(arguments[0].detach().flatten(1))
+
+    handle = classifier.register_forward_pre_hook(keep) if classifier is not None else None
+    try:
+        logits = torch.cat([model(inputs[start : start + _BATCH]) for start in range(0, len(inputs), _BATCH)]).float()
+    finally:
+        if handle is not None:
+            handle.remove()
+    if logits.dim() != 2:
+        return {}
+    log_p = F.log_softmax(logits.double(), dim=1)
+    mean_entropy = float(-(log_p.exp() * log_p).sum(dim=1).mean())
+    scores = {"entropy": mean_entropy}
+    if classifier is not None and seen and classifier.out_features == logits.shape[1]:
+        features = torch.cat(seen)
+        if len(features) == len(logits) and logits.shape[1] > 1:
+            mean_p = log_p.exp().mean(dim=0)
+            information = float(-torch.special.xlogy(mean_p, mean_p).sum()) - mean_entropy
+            hopkins = hopkins_statistic(features.double().cpu().numpy(), draw)
+            spread = angle_spread(classifier.weight.detach().double())
+            scores["transfer_score"] = hopkins + information / math.log(logits.shape[1]) - spread
+    return {name: value for name, value in scores.items() if math.isfinite(value)}
+
+
+def hopkins_statistic(features: Array, draw: np.random.Generator) -> float:
+    """u / (u + w) of features (N, D): summed distances to the nearest feature, u of points drawn evenly from the
+    features' bounding box, w of as many features themselves.
+
+    NaN when all features are equal, one is not finite, or N < 2.
+    """
+    n = len(features)
+    if n < 2 or not np.isfinite(features).all():
+        return math.nan
+    m = max(1, int(n * _HOPKINS_SHARE))
+    even = draw.uniform(features.min(axis=0), features.max(axis=0), (m, features.shape[1]))
+    own = features[draw.choice(n, m, replace=False)]
+    neighbours = NearestNeighbors(n_neighbors=2).fit(features)
+    u = neighbours.kneighbors(even)[0][:, 0].sum()
+    w = neighbours.kneighbors(own)[0][:, 1].sum()
+    return float(u / (u + w)) if u + w > 0 else math.nan
+
+
+def angle_spread(weight: Tensor) -> float:
+    """Mean squared difference between the angles of the rows of `weight` (K, D), K > 1, and arccos(-1 / (K - 1))."""
+    k = len(weight)
+    unit = F.normalize(weight, dim=1)
+    cosines = (unit @ unit.T).clamp(-1, 1)[~torch.eye(k, dtype=torch.bool, device=weight.device)]
+    return float((cosines.acos() - math.acos(-1 / (k - 1))).square().mean())
+
+
+def _last_linear(model: nn.Module) -> nn.Linear | None:
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    return layers[-1] if layers else None
