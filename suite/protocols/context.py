@@ -37,16 +37,18 @@ class Context:
     _last_progress: float = 0.0
     _last_checkpoint: float = field(default_factory=time.monotonic)
 
-    def progress(self, share: float) -> None:
+    def progress(self, share: float, now: float | None = None) -> None:
         """Leave the done share of the run where the engine reads it; at most twice a second."""
-        now = time.monotonic()
+        now = time.monotonic() if now is None else now
         if now - self._last_progress >= _PROGRESS_EVERY:
             self._last_progress = now
             with contextlib.suppress(OSError):
                 (self.work / "progress").write_text(f"{share:.4f}")
 
-    def checkpoint_due(self) -> bool:
-        return time.monotonic() - self._last_checkpoint >= self.checkpoint_seconds
+    def checkpoint_due(self, now: float | None = None) -> bool:
+        """Whether it is time for a checkpoint. `now` (of `time.monotonic`) saves a reading of the clock."""
+        now = time.monotonic() if now is None else now
+        return now - self._last_checkpoint >= self.checkpoint_seconds
 
     def save_checkpoint(self, state: Mapping[str, Any], step: int) -> None:
         """The scorer saves what it holds first, then the method's side follows: neither is ever ahead of its data."""
@@ -88,12 +90,17 @@ def prepare_torch(spec: RunSpec) -> torch.device:
     return torch.device(spec.device)
 
 
-def as_logits(value: Any, n: int, n_classes: int, owner: str, where: str) -> Tensor:
-    """`value` as float32 logits (n, n_classes); raises `MethodError` that says what was expected."""
+def as_logits(value: Any, n: int, n_classes: int, owner: str, where: str, batch: int | None = None) -> Tensor:
+    """`value` as float32 logits (n, n_classes); raises `MethodError` that says what was expected.
+
+    `where` names what was predicted, with its number `batch` if it has one.
+    """
+    if isinstance(value, Tensor) and value.shape == (n, n_classes):
+        plain = value.detach() if value.requires_grad else value
+        return plain if plain.dtype is torch.float32 else plain.float()
+    place = where if batch is None else f"{where} {batch}"
     if not isinstance(value, Tensor):
-        raise MethodError(f"method '{owner}' returned a {type(value).__name__} for {where}; logits are a tensor (B, K)")
-    if tuple(value.shape) != (n, n_classes):
-        raise MethodError(
-            f"method '{owner}' returned logits of shape {tuple(value.shape)} for {where}; expected ({n}, {n_classes})"
-        )
-    return value.detach().float()
+        raise MethodError(f"method '{owner}' returned a {type(value).__name__} for {place}; logits are a tensor (B, K)")
+    raise MethodError(
+        f"method '{owner}' returned logits of shape {tuple(value.shape)} for {place}; expected ({n}, {n_classes})"
+    )

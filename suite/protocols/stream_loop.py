@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -60,22 +61,31 @@ def run_stream(
         meter.ended = bool(state["ended"])
     sealer = _Sealer(context, task.n_classes, device)
     predict: Callable[[Tensor], Tensor] = method.predict
+    precision = autocast(context) if context.spec.precision == "bf16" else None
     total = len(cuts) - 1
     for batch in range(start, total):
         images = task.images(public, indices[cuts[batch] : cuts[batch + 1]]).to(device)
         if fresh is not None and batch in resets:
             checkpoint.reset(method, fresh)
         if not meter.ended:
+            # Written out: in a loop over small batches, each block of a `with` costs a hundredth of a step.
+            meter.start()
             try:
-                with meter.running(), autocast(context):
+                if precision is None:
                     logits = predict(images)
+                else:
+                    with precision:
+                        logits = predict(images)
             except BudgetExhausted:
                 pass
+            finally:
+                meter.stop()
         if meter.ended:
             logits = _frozen(method.predictor(), images, meter, context)
-        sealer.add(batch, as_logits(logits, len(images), task.n_classes, meter.owner, f"batch {batch}"))
-        context.progress((batch + 1) / total)
-        if batch + 1 < total and context.checkpoint_due():
+        sealer.add(batch, as_logits(logits, len(images), task.n_classes, meter.owner, "batch", batch))
+        now = time.monotonic()
+        context.progress((batch + 1) / total, now)
+        if batch + 1 < total and context.checkpoint_due(now):
             sealer.flush()
             state = {"method": checkpoint.capture(method), "meter": meter.state(), "batch": batch + 1,
                      "ended": meter.ended}  # fmt: skip
