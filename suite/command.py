@@ -11,9 +11,9 @@ from .errors import UsageError
 from .spec import RunSpec
 
 
-def repeat_command(spec: RunSpec) -> str:
-    """`selfbench run ...` with every field of `spec` that is not the standard one."""
-    words = ["selfbench", "run", "-t", spec.task.name, "-m", spec.method.name, "-s", str(spec.seed)]
+def repeat_command(spec: RunSpec, seeds: str = "") -> str:
+    """`selfbench run ...` with every field of `spec` that is not the standard one; `seeds` stand for its own."""
+    words = ["selfbench", "run", "-t", spec.task.name, "-m", spec.method.name, "-s", seeds or str(spec.seed)]
     preset = _or_empty("task", spec.task.name, lambda entry: entry.options).get("preset", "")
     defaults = _or_empty("method", spec.method.name, lambda entry: entry.params(preset=preset))
     for name, value in spec.method.params.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ _NOTE_SECONDS = 10.0
 class Lines:
     """One line per finished run."""
 
-    def __init__(self, total: int, done: int) -> None:
-        self._total, self._done = total, done
+    def __init__(self, total: int, done: int, describe: Callable[[Record], str]) -> None:
+        self._total, self._done, self._describe = total, done, describe
         self._noted: dict[str, float] = {}
 
     def note(self, text: str) -> None:
@@ -54,7 +54,7 @@ class Lines:
 
     def finished(self, spec: RunSpec, record: Record | None, note: str) -> None:
         self._done += 1
-        text = describe(record) if record else f"no record: {note}"
+        text = self._describe(record) if record else f"no record: {note}"
         by = f"  ({note})" if record and note else ""
         print(f"[{self._done}/{self._total}] {spec.label}: {text}{by}", file=sys.stderr, flush=True)
 
@@ -62,8 +62,9 @@ class Lines:
 class Bars:
     """A bar over all runs, and one for each run under way."""
 
-    def __init__(self, progress: Any, total: int, done: int) -> None:
+    def __init__(self, progress: Any, total: int, done: int, describe: Callable[[Record], str]) -> None:
         self._progress = progress
+        self._describe = describe
         self._all = progress.add_task("runs", total=total, completed=done)
         self._tasks: dict[str, Any] = {}
         self._note: Any = None
@@ -91,19 +92,19 @@ class Bars:
         if task is not None:
             self._progress.remove_task(task)
         self._progress.advance(self._all)
-        text = describe(record) if record else f"no record: {note}"
+        text = self._describe(record) if record else f"no record: {note}"
         self._progress.console.print(f"{spec.label}: {text}", highlight=False, markup=False)
 
 
 @contextlib.contextmanager
-def make_watcher(total: int, done: int) -> Iterator[Watcher]:
-    """The watcher that fits standard error."""
+def make_watcher(total: int, done: int, tell: Callable[[Record], str] | None = None) -> Iterator[Watcher]:
+    """The watcher that fits standard error. `tell` says what came of a run [default: `describe`]."""
     if not sys.stderr.isatty():
-        yield Lines(total, done)
+        yield Lines(total, done, tell or describe)
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        yield Bars(progress, total, done)
+        yield Bars(progress, total, done, tell or describe)

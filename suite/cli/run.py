@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,6 +14,7 @@ from .select import choose_device, gather
 
 if TYPE_CHECKING:
     from ..engine.runner import Summary
+    from ..record import Record
     from ..spec import RunSpec
     from ..store import Store
 
@@ -100,7 +102,7 @@ def _execute(specs: list[RunSpec], store: Store, jobs: int | None, *, replace: b
         _tell_failures(specs, store)
         return
     try:
-        summary = _run_all(specs, todo, store, jobs, replace)
+        summary = run_all(specs, todo, store, jobs, replace)
     except KeyboardInterrupt:
         typer.echo("\nInterrupted. Finished runs are kept; the same command completes the rest.", err=True)
         raise typer.Exit(INTERRUPTED) from None
@@ -120,7 +122,15 @@ def _execute(specs: list[RunSpec], store: Store, jobs: int | None, *, replace: b
         _tell_failures(specs, store)
 
 
-def _run_all(specs: list[RunSpec], todo: list[RunSpec], store: Store, jobs: int | None, replace: bool) -> Summary:
+def run_all(
+    specs: list[RunSpec],
+    todo: list[RunSpec],
+    store: Store,
+    jobs: int | None,
+    replace: bool,
+    describe: Callable[[Record], str] | None = None,
+) -> Summary:
+    """Run `specs`, of which `todo` have no record yet, and show progress; `describe` says what came of a run."""
     from ..engine.local import LocalExecutor
     from ..engine.preparation import prepare, warm_modules
     from ..engine.runner import run as run_specs
@@ -129,7 +139,7 @@ def _run_all(specs: list[RunSpec], todo: list[RunSpec], store: Store, jobs: int 
     on_gpu = specs[0].device == "cuda"
     slots = jobs or (1 if on_gpu else max(1, (os.cpu_count() or 1) // specs[0].threads))
     with (
-        make_watcher(len(specs), len(specs) - len(todo)) as watcher,
+        make_watcher(len(specs), len(specs) - len(todo), describe) as watcher,
         LocalExecutor(slots, _gpus() if on_gpu else (), warm_modules(todo)) as executor,
     ):
         prepare(todo, executor, store, watcher.note)
