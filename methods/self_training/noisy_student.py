@@ -1,0 +1,111 @@
+"""Noisy Student."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...suite.hyper import hyper
+from ...suite.protocols.adaptation import AdaptationMethod, Batch, LabeledBatch
+from ...suite.registry import register_method
+from ..common.features import classifier_of
+
+if TYPE_CHECKING:
+    from ...suite.protocols.adaptation_loop import View
+
+_LABELLING_BATCH = 1024
+
+
+@register_method(
+    "noisy-student",
+    family="self-training",
+    protocol="adaptation",
+    paper="arXiv:1911.04252",
+    needs=("strong-augmentation",),
+)
+@dataclass
+class NoisyStudent(AdaptationMethod):
+    """Rounds of a noised student on the labels of a teacher that is not (Xie et al. 2020, arXiv:1911.04252).
+
+        teacher:   L = CE(f(A(x)), y)
+        r = 1, ..., R:
+            t_j = one-hot argmax f(u_j)  (or softmax f(u_j))      the whole pool, once, in eval mode, not augmented
+            L = CE(f~(A(x)), y) + lambda_u CE(f~(A(u)), t)        f~: dropout before the classifier
+
+    A is the strong augmentation; labelled and unlabelled examples pass in one forward. This is the form of WILDS 2.0
+    (arXiv:2112.05090) and of its public code: the student is of the teacher's size and begins with its weights, the
+    labels are hard, the two losses are means that are added, and the noise is A and one dropout layer. In the original
+    the student is larger and begins anew, labels are soft, stochastic depth is noise too, and images are filtered by
+    confidence and balanced over classes; all of this is left out.
+
+    Chosen here: the first teacher takes the share `teacher` of the budget and the R rounds equal shares of the rest,
+    each with an optimiser and a schedule of its own; a teacher is the model at the end of its training, not the best on
+    validation data; and it labels the inputs as they are, where the public code flips and crops them.
+
+    Counted passes: 3 per labelled example and step of the first teacher, then R (U + 3 (1 + ratio) B S) for a pool of U
+    and S steps of B labelled examples a round. With lambda_u = 0 there are no rounds: this is `supervised` on the same
+    view of the labelled examples.
+    """
+
+    weight: float = hyper(1.0, low=0.0, high=10.0, help="weight lambda_u of the unlabelled loss")
+    ratio: int = hyper(7, low=1, high=16, help="unlabelled examples per labelled one")
+    rounds: int = hyper(2, low=1, high=5, help="number R of students")
+    teacher: float = hyper(0.25, low=0.05, high=0.9, help="share of the budget of the first teacher")
+    dropout: float = hyper(0.5, low=0.0, high=0.9, help="dropout rate of the student's features")
+    labels: str = hyper("hard", choices=("hard", "soft"), help="the teacher's class, or its probabilities")
+    augment: str = hyper("strong", choices=("weak", "strong"), help="view of the labelled examples")
+
+    def setup(self, model: nn.Module, view: View) -> None:
+        super().setup(model, view)
+        self.round, self.labelled_in = 0, 0
+        self.targets = torch.empty(0, device=view.device)
+
+    def unlabeled_ratio(self) -> int:
+        return self.ratio if self.weight > 0 and self.round > 0 else 0
+
+    def loss(self, labeled: LabeledBatch, unlabeled: Batch) -> Tensor:
+        inputs = labeled.strong if self.augment == "strong" else labeled.weak
+        if len(unlabeled) == 0:
+            return F.cross_entropy(self.model(inputs), labeled.y)
+        with _dropout_before(classifier_of(self.model), self.dropout):
+            logits = self.model(torch.cat([inputs, unlabeled.strong]))
+        loss = F.cross_entropy(logits[: len(labeled)], labeled.y)
+        return loss + self.weight * F.cross_entropy(logits[len(labeled) :], self.targets[unlabeled.index])
+
+    def fit(self, view: View) -> None:
+        rounds = self.rounds if self.weight > 0 and len(view.unlabeled) else 0
+        while self.round <= rounds:
+            if self.labelled_in < self.round:
+                with view.meter.running():
+                    self.targets = self._label(view.unlabeled)
+                self.labelled_in = self.round
+            last = self.round == rounds
+            view.train(self, until=1.0 if last else self.teacher + (1.0 - self.teacher) * self.round / rounds)
+            self.round += 1
+
+    @torch.no_grad()
+    def _label(self, inputs: Tensor) -> Tensor:
+        """What the model says of `inputs` (U, ...) in eval mode: classes (U,), or probabilities (U, K)."""
+        self.model.eval()
+        logits = torch.cat([self.model(part) for part in inputs.split(_LABELLING_BATCH)])
+        return logits.argmax(dim=1) if self.labels == "hard" else logits.softmax(dim=1)
+
+
+@contextlib.contextmanager
+def _dropout_before(layer: nn.Module, rate: float) -> Iterator[None]:
+    """Inside, the input of `layer` is subject to dropout, whatever its mode."""
+
+    def drop(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (F.dropout(inputs[0], rate), *inputs[1:])
+
+    handle = layer.register_forward_pre_hook(drop)
+    try:
+        yield
+    finally:
+        handle.remove()
