@@ -27,6 +27,8 @@ from .needs import missing_needs
 from .registry import Entry
 
 FOLDER = Path(__file__).resolve().parent / "suites"
+TUNING_SEEDS_FROM = 100
+"""Seeds from here on are for choosing hyper-parameters: no suite names them, and boards leave them out."""
 _KEYS = {"name", "title", "description", "seeds", "pairs"}
 _PAIR_KEYS = {"tasks", "methods", "budget", "selection"}
 
@@ -61,6 +63,10 @@ def load_suite(name: str | Path, settings: Settings = Settings()) -> Suite:
     seeds = table.get("seeds")
     if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
         raise UsageError(f"{path}: 'seeds' must be a list of integers from 0, such as [0, 1, 2].")
+    if max(seeds) >= TUNING_SEEDS_FROM:
+        raise UsageError(
+            f"{path}: seed {max(seeds)} belongs to tuning, as do all from {TUNING_SEEDS_FROM} on; take a smaller one."
+        )
     if len(set(seeds)) != len(seeds):
         raise UsageError(f"{path}: 'seeds' names one seed twice.")
     pairs = table.get("pairs")

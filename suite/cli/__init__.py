@@ -10,7 +10,7 @@ import sys
 import typer
 
 from ..errors import SelfbenchError
-from . import board, check, data, doctor, info, list, new, plan, run, site, validate
+from . import board, check, data, doctor, info, list, new, plan, run, site, tune, validate
 
 app = typer.Typer(
     name="selfbench",
@@ -28,6 +28,7 @@ app.command("plan")(plan.plan)
 app.command("run")(run.run)
 app.command("status")(plan.status)
 app.command("retry")(run.retry)
+app.command("tune")(tune.tune)
 app.command("board")(board.board)
 app.command("check")(check.check)
 app.command("validate")(validate.validate)

@@ -36,6 +36,7 @@ def board(
     from ..errors import UsageError, did_you_mean
     from ..places import results_folder
     from ..store import Store
+    from ..suites import TUNING_SEEDS_FROM
 
     catalogue = Catalogue.registered()
     with Store(results_folder(results)).index() as index:
@@ -57,10 +58,13 @@ def board(
         scored = score_suite(chosen, wanted, catalogue)
         typer.echo(json_text(suite_data(scored)) if as_json else suite_text(scored), nl=not as_json)
         return
-    boards = [score_field(field, catalogue) for field in fields_of(wanted, catalogue)]
+    ranked = [run for run in wanted if run.seed < TUNING_SEEDS_FROM]
+    if left_out := len(wanted) - len(ranked):
+        typer.echo(f"{left_out} runs of tuning (seeds from {TUNING_SEEDS_FROM}) are not ranked.", err=True)
+    boards = [score_field(field, catalogue) for field in fields_of(ranked, catalogue)]
     if as_json:
         typer.echo(json_text([board_data(item) for item in boards]), nl=False)
     elif boards:
         typer.echo("\n\n".join(task_text(item) for item in boards))
-    else:
+    elif not left_out:
         typer.echo("No records here yet. `selfbench run --suite quick` makes some.")

@@ -19,7 +19,7 @@ from selfbench.suite.command import parse_assignments, repeat_command
 from selfbench.suite.errors import UsageError
 from selfbench.suite.suites import Settings, expand
 
-VERBS = ["list", "info", "plan", "run", "status", "retry", "board", "check", "validate", "doctor"]
+VERBS = ["list", "info", "plan", "run", "status", "retry", "tune", "board", "check", "validate", "doctor"]
 GROUPS = ["data list", "data path", "data fetch", "data verify", "new method", "new task", "site build", "site serve"]
 TOY = ("-t", "toy-stream")
 
