@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ class Job:
     """`spec` and where its record goes; the rest changes no result.
 
     `replace`: run although a record exists (retry). `permute`: shuffle the hidden labels by this seed, for the leak
-    check. `gpu`: index of the device, None for the CPU. `code`: git commit and dirty flag of the caller's checkout.
+    check. `frozen`: where the frozen passes of the source model lie, by the statistics they use. `gpu`: index of the
+    device, None for the CPU. `code`: git commit and dirty flag of the caller's checkout.
     """
 
     spec: dict[str, Any]
@@ -33,6 +34,7 @@ class Job:
     permute: int | None = None
     gpu: int | None = None
     checkpoint_seconds: float = 30.0
+    frozen: dict[str, str] = field(default_factory=dict)
 
     @property
     def run_spec(self) -> RunSpec:

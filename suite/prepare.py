@@ -18,7 +18,7 @@ from .bundle import BundleFolder, source_key, write_bundle
 from .errors import DataMissing, SelfbenchError
 from .files import locked
 from .places import cache_folder, data_folder
-from .spec import canonical
+from .spec import RunSpec, canonical
 
 UNASKED = 1_000_000_000
 """Bytes that a run may download without being asked to."""
@@ -58,16 +58,16 @@ def is_whole(folder: BundleFolder) -> bool:
     return folder.exists and not folder.damaged()
 
 
-def write_request(task: registry.Entry, folder: Path) -> Path:
-    """The file that tells a preparing process which bundle to build."""
+def write_request(task: registry.Entry, folder: Path, **more: Any) -> Path:
+    """The file that tells a preparing process which bundle to build, or with `spec` and `statistics` which passes."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{task.name}.json"
-    file.write_text(json.dumps({"task": task.name, "status": str(folder / f"{task.name}.status")}))
+    file.write_text(json.dumps({"task": task.name, "status": str(folder / f"{task.name}.status"), **more}))
     return file
 
 
 def main(request: Path) -> int:
-    """Build the bundle named in `request`; in the preparing process. Leaves progress and errors in a status file."""
+    """Build what `request` names; in the preparing process. Leaves progress and errors in a status file."""
     asked: dict[str, Any] = json.loads(request.read_text())
     status = Path(asked["status"])
 
@@ -76,7 +76,12 @@ def main(request: Path) -> int:
             status.write_text(json.dumps({"progress": text}))
 
     try:
-        build(registry.get("task", asked["task"]), tell)
+        if "spec" in asked:
+            from .frozen import build_frozen
+
+            build_frozen(RunSpec.model_validate(asked["spec"]), asked["statistics"], tell)
+        else:
+            build(registry.get("task", asked["task"]), tell)
     except Exception as error:
         traceback.print_exc()
         prefix = "" if isinstance(error, SelfbenchError) else f"{type(error).__name__}: "

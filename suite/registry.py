@@ -112,15 +112,17 @@ def register_method(
     protocol: str,
     paper: str,
     needs: tuple[str, ...] = (),
+    frozen: tuple[str, ...] = (),
     version: str = "1",
 ) -> Callable[[_Class], _Class]:
     """Register a method class. All arguments must be literals.
 
     `family` is the idea it belongs to, `paper` its source (`arXiv:...`, a DOI, or `-`), `needs` what it asks of a
-    task (see docs/architecture.md); raise `version` whenever its results change.
+    task (see docs/architecture.md), `frozen` the passes of the unchanged source model that it takes from
+    `Source.frozen` ("source" or "batch" statistics); raise `version` whenever its results change.
     """
     return _mark("method", name, {"family": family, "protocol": protocol, "paper": paper, "needs": needs,
-                                  "version": version})  # fmt: skip
+                                  "frozen": frozen, "version": version})  # fmt: skip
 
 
 def register_task(
@@ -300,7 +302,7 @@ def _arguments(kind: Kind, given: list[Any], named: dict[str, Any], where: str) 
         raise RegistryError(f"{where}: a {kind}'s name is lower case words joined by '-', got {name!r}.")
     if options["protocol"] not in PROTOCOLS:
         raise RegistryError(f"{where}: protocol must be one of {', '.join(PROTOCOLS)}, got {options['protocol']!r}.")
-    for word in ("needs", "data", "grants", "tags"):
+    for word in ("needs", "frozen", "data", "grants", "tags"):
         if not isinstance(options.get(word, ()), tuple):
             raise RegistryError(f"{where}: {word} must be a tuple such as ('one',), got {options[word]!r}.")
     return name, options

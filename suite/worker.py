@@ -251,7 +251,7 @@ def _run_protocol(job: Job, spec: RunSpec, plan: Message, meter: Meter, context:
     method, task = method_entry.load()(**spec.method.params), task_entry.load()()
     bundle, needs = BundleFolder(Path(job.bundle)), method_entry.options["needs"]
     if task_entry.protocol == "stream":
-        run_stream(method, task, bundle.public(), bundle.model(), plan.arrays, meter, context, needs)
+        run_stream(method, task, bundle.public(), bundle.model(), plan.arrays, meter, context, needs, job.frozen)
     elif task_entry.protocol == "adaptation":
         run_adaptation(method, task, bundle.public(), plan.arrays, meter, context, needs)
     else:

@@ -11,10 +11,10 @@ from torch.nn import functional as F
 from ...suite.hyper import hyper
 from ...suite.protocols.stream import Source, StreamMethod
 from ...suite.registry import register_method
-from ..common.features import classifier_of, with_features
+from ..common.features import classifier_of, no_features
 
 
-@register_method("lame", family="baseline", protocol="stream", paper="arXiv:2201.05718")
+@register_method("lame", family="baseline", protocol="stream", paper="arXiv:2201.05718", frozen=("source",))
 @dataclass
 class Lame(StreamMethod):
     """Laplacian adjusted maximum-likelihood estimation of a batch's assignments (Boudiaf et al. 2022, 2201.05718).
@@ -43,10 +43,13 @@ class Lame(StreamMethod):
     def setup(self, model: nn.Module, source: Source) -> None:
         classifier_of(model)
         self.model = model.eval().requires_grad_(False)
+        self.frozen = source.frozen(self.model)
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:
-        logits, features = with_features(self.model, images)
+        logits, features = self.frozen.with_features(images)
+        if features is None:
+            raise no_features(self.model)
         w = affinities(F.normalize(features, dim=1), self.affinity, self.neighbours)
         return assign(logits.softmax(dim=1), w, self.steps)
 

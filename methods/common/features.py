@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor, nn
 
 from ...suite.errors import UsageError
+from ...suite.protocols.features import forward_with_features, last_linear
 
 
 def classifier_of(model: nn.Module) -> nn.Linear:
@@ -14,14 +13,14 @@ def classifier_of(model: nn.Module) -> nn.Linear:
 
     Raises `UsageError` when there is none.
     """
-    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    if not layers:
+    layer = last_linear(model)
+    if layer is None:
         raise UsageError(
             f"{type(model).__name__} has no linear layer, whose input this method takes as features. "
             "Give the model an `nn.Linear` as its classifier, declared after all other linear layers; one that "
             "ends in a 1 x 1 convolution can flatten its features and use a linear layer of the same weights."
         )
-    return layers[-1]
+    return layer
 
 
 def with_features(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -30,20 +29,16 @@ def with_features(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
     The features are the flattened input of `classifier_of(model)`, and gradients flow through both. Raises
     `UsageError` when the model has no such layer or its forward does not call it.
     """
-    classifier = classifier_of(model)
-    seen: list[Tensor] = []
+    classifier_of(model)
+    logits, features = forward_with_features(model, images)
+    if features is None:
+        raise no_features(model)
+    return logits, features
 
-    def keep(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
-        seen.append(inputs[0])
 
-    handle = classifier.register_forward_pre_hook(keep)
-    try:
-        logits: Tensor = model(images)
-    finally:
-        handle.remove()
-    if not seen:
-        raise UsageError(
-            f"the forward pass of {type(model).__name__} does not call its last linear layer, whose input this "
-            "method takes as features. Declare the classifier after all other linear layers."
-        )
-    return logits, seen[-1].flatten(1)
+def no_features(model: nn.Module) -> UsageError:
+    """The error of a model whose forward does not call its last linear layer."""
+    return UsageError(
+        f"the forward pass of {type(model).__name__} does not call its last linear layer, whose input this "
+        "method takes as features. Declare the classifier after all other linear layers."
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -43,7 +43,12 @@ def mean_over_views(
 
 @torch.no_grad()
 def target_of_teacher(
-    teacher: nn.Module, anchor: nn.Module, images: Tensor, p_th: float, n: int, generator: torch.Generator
+    teacher: nn.Module,
+    anchor: Callable[[Tensor], Tensor],
+    images: Tensor,
+    p_th: float,
+    n: int,
+    generator: torch.Generator,
 ) -> Tensor:
     """The teacher's logits (B, K): of the images themselves where the source model is confident, else over `n` views.
 

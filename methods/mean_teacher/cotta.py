@@ -20,7 +20,8 @@ from ..common.restore import restore_randomly
 from ..common.view_norm import target_of_teacher
 
 
-@register_method("cotta", family="mean-teacher", protocol="stream", paper="arXiv:2203.13591", needs=("images",))
+@register_method("cotta", family="mean-teacher", protocol="stream", paper="arXiv:2203.13591", needs=("images",),
+                 frozen=("batch",))  # fmt: skip
 @dataclass
 class CoTTA(StreamMethod):
     """A mean teacher averaged over views, with stochastic restoration (Wang et al. 2022, arXiv:2203.13591).
@@ -59,11 +60,12 @@ class CoTTA(StreamMethod):
         self.model = model.eval().requires_grad_(False)
         use_batch_statistics(self.model)
         self.anchor, self.teacher = copy.deepcopy(self.model), copy.deepcopy(self.model)
+        self.anchor_logits = source.frozen(self.anchor, "batch")
         self.generator = source.generator
         self.updater = make_optimizer(self.model.requires_grad_(True).parameters(), self.optimizer, self.lr)
 
     def predict(self, images: Tensor) -> Tensor:
-        target = target_of_teacher(self.teacher, self.anchor, images, self.p_th, self.views, self.generator)
+        target = target_of_teacher(self.teacher, self.anchor_logits, images, self.p_th, self.views, self.generator)
         logits: Tensor = self.model(images)
         distance = symmetric_cross_entropy if self.loss == "sce" else soft_cross_entropy
         self.updater.zero_grad()

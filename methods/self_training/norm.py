@@ -13,7 +13,8 @@ from ...suite.registry import register_method
 from ..common.norm import mix_batch_statistics
 
 
-@register_method("norm", family="self-training", protocol="stream", paper="arXiv:2006.16971", needs=("batch-norm",))
+@register_method("norm", family="self-training", protocol="stream", paper="arXiv:2006.16971", needs=("batch-norm",),
+                 frozen=("batch",))  # fmt: skip
 @dataclass
 class Norm(StreamMethod):
     """Batch normalisation with the statistics of the test batch, mixed with those of the source.
@@ -33,8 +34,10 @@ class Norm(StreamMethod):
     def setup(self, model: nn.Module, source: Source) -> None:
         self.model = model.eval().requires_grad_(False)
         mix_batch_statistics(self.model, self.source_weight)
+        # Without a mixture, these are passes that other methods take as well.
+        self.frozen = source.frozen(self.model, "batch")
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.model(images)
+        logits: Tensor = self.model(images) if self.source_weight else self.frozen(images)
         return logits

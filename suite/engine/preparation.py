@@ -6,9 +6,11 @@ import contextlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from .. import registry
 from ..errors import SelfbenchError
+from ..frozen import frozen_folders, prune
 from ..prepare import bundle_folder, fetch_missing, is_whole, write_request
 from ..spec import RunSpec
 from ..store import Store
@@ -28,6 +30,21 @@ def prepare(specs: Sequence[RunSpec], executor: LocalExecutor, store: Store, tel
             continue
         built.add(folder.path)
         _build(task, executor, store, tell)
+    _compute_frozen(specs, executor, store, tell)
+
+
+def _compute_frozen(
+    specs: Sequence[RunSpec], executor: LocalExecutor, store: Store, tell: Callable[[str], None]
+) -> None:
+    folders: set[Path] = set()
+    for spec in specs:
+        for statistics, folder in frozen_folders(spec).items():
+            if folder.path not in folders and not is_whole(folder):
+                task = registry.get("task", spec.task.name)
+                about = {"spec": spec.model_dump(mode="json"), "statistics": statistics}
+                _build(task, executor, store, tell, gpu=0 if spec.device == "cuda" else None, **about)
+            folders.add(folder.path)
+    prune(folders)
 
 
 def warm_modules(specs: Sequence[RunSpec]) -> tuple[str, ...]:
@@ -37,13 +54,16 @@ def warm_modules(specs: Sequence[RunSpec]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(modules))
 
 
-def _build(task: registry.Entry, executor: LocalExecutor, store: Store, tell: Callable[[str], None]) -> None:
+def _build(
+    task: registry.Entry, executor: LocalExecutor, store: Store, tell: Callable[[str], None],
+    gpu: int | None = None, **about: Any,
+) -> None:  # fmt: skip
     work = store.root / ".work" / "prepare"
-    request = write_request(task, work)
+    request = write_request(task, work, **about)
     status = request.with_suffix(".status")
     status.unlink(missing_ok=True)
     tell(f"preparing {task.name}")
-    handle = executor.call("prepare", request, work / f"{task.name}.log")
+    handle = executor.call("prepare", request, work / f"{task.name}.log", gpu)
     said = ""
     while True:
         ended = [item for item in executor.poll(_POLL_SECONDS) if item.handle == handle]

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from .. import registry
 from ..command import repeat_command
 from ..errors import RecordError, SelfbenchError
+from ..frozen import frozen_folders
 from ..job import BUSY, IO_ERROR, Job
 from ..prepare import bundle_folder
 from ..record import Record
@@ -118,6 +119,7 @@ def run(
                     replace=replace,
                     permute=permute,
                     checkpoint_seconds=checkpoint_seconds,
+                    frozen={name: str(folder.path) for name, folder in frozen_folders(turn.spec).items()},
                 )
                 turn.started = now
                 try:

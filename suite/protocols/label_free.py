@@ -14,7 +14,6 @@ arccos(-1 / (K - 1)) that K vectors spread evenly have. The authors' release tak
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..bundle import Array
+from .features import forward_with_features, last_linear
 
 _BATCH = 1024
 _HOPKINS_SHARE = 0.05
@@ -34,26 +34,17 @@ def label_free_scores(model: nn.Module, inputs: Tensor, draw: np.random.Generato
 
     Call it without gradients and with the model in eval mode. A score that is not finite is left out.
     """
-    classifier = _last_linear(model)
-    seen: list[Tensor] = []
-
-    def keep(layer: nn.Module, arguments: tuple[Any, ...]) -> None:
-        seen.append(arguments[0].detach().flatten(1))
-
-    handle = classifier.register_forward_pre_hook(keep) if classifier is not None else None
-    try:
-        logits = torch.cat([model(inputs[start : start + _BATCH]) for start in range(0, len(inputs), _BATCH)]).float()
-    finally:
-        if handle is not None:
-            handle.remove()
+    parts = [forward_with_features(model, inputs[start : start + _BATCH]) for start in range(0, len(inputs), _BATCH)]
+    logits = torch.cat([part[0] for part in parts]).float()
     if logits.dim() != 2:
         return {}
     log_p = F.log_softmax(logits.double(), dim=1)
     mean_entropy = float(-(log_p.exp() * log_p).sum(dim=1).mean())
     scores = {"entropy": mean_entropy}
-    if classifier is not None and seen and classifier.out_features == logits.shape[1]:
+    classifier, seen = last_linear(model), [part[1] for part in parts if part[1] is not None]
+    if classifier is not None and seen and classifier.out_features == logits.shape[1] > 1:
         features = torch.cat(seen)
-        if len(features) == len(logits) and logits.shape[1] > 1:
+        if len(features) == len(logits):
             mean_p = log_p.exp().mean(dim=0)
             information = float(-torch.special.xlogy(mean_p, mean_p).sum()) - mean_entropy
             hopkins = hopkins_statistic(features.double().cpu().numpy(), draw)
@@ -86,8 +77,3 @@ def angle_spread(weight: Tensor) -> float:
     unit = F.normalize(weight, dim=1)
     cosines = (unit @ unit.T).clamp(-1, 1)[~torch.eye(k, dtype=torch.bool, device=weight.device)]
     return float((cosines.acos() - math.acos(-1 / (k - 1))).square().mean())
-
-
-def _last_linear(model: nn.Module) -> nn.Linear | None:
-    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    return layers[-1] if layers else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..bundle import Array, Bundle, BundleFolder
 from ..scoring import Scores, score_classification
+from .frozen_passes import FrozenCache, FrozenPasses
 
 if TYPE_CHECKING:
     from ..data import Data
@@ -128,7 +129,7 @@ class Source:
     `generator` is the method's own random stream, on the run's device. The rest is None unless the method declares
     that it needs it: `images` gives source images by index (`source-unlabeled`, `source-data`), `labels` (N,) their
     classes (`source-data`), `posterior` the means and variances of the model's parameters, in their order and
-    shapes (`source-posterior`).
+    shapes (`source-posterior`). `cache` is for `frozen`.
     """
 
     n_classes: int
@@ -137,6 +138,16 @@ class Source:
     images: SourceImages | None = None
     labels: Tensor | None = None
     posterior: tuple[list[Tensor], list[Tensor]] | None = None
+    cache: FrozenCache | None = None
+
+    def frozen(self, model: nn.Module, statistics: Literal["source", "batch"] = "source") -> FrozenPasses:
+        """Passes through `model`, the source model in eval mode, which is never changed.
+
+        They come from a cache, which all methods share, when the method names `statistics` in `frozen` of its
+        registration, and are counted as computed in any case. "batch" says that batch norm uses the statistics of
+        each batch alone.
+        """
+        return FrozenPasses(model, statistics, self.cache)
 
 
 class SourceImages:

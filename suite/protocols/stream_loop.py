@@ -17,6 +17,7 @@ from ..errors import BudgetExhausted, MethodError
 from ..meter import Meter
 from ..seeds import derive
 from .context import Context, as_logits, autocast
+from .frozen_passes import FrozenCache
 from .stream import Source, SourceImages, StreamMethod, StreamTask
 
 _FLUSH = 16
@@ -32,10 +33,12 @@ def run_stream(
     meter: Meter,
     context: Context,
     needs: Collection[str] = (),
+    frozen: Mapping[str, str] | None = None,
 ) -> None:
     """Show every batch once, in order; the logits of batch t are sealed before batch t + 1 is read.
 
-    `plan` is what `StreamScorer.plan` says of the stream, `needs` what the method has declared.
+    `plan` is what `StreamScorer.plan` says of the stream, `needs` what the method has declared, `frozen` where frozen
+    passes lie.
     """
     indices, cuts = plan["indices"], plan["cuts"]
     device = context.device
@@ -45,9 +48,12 @@ def run_stream(
     meter.attach(model)
     torch.manual_seed(derive(context.spec.seed, "method"))
     generator = torch.Generator(device).manual_seed(derive(context.spec.seed, "method", "generator"))
+    cache = FrozenCache(frozen or {}, plan, meter, device)
+    source = _source(task, public, model, generator, needs)
+    source.cache = cache
     with meter.running():
         try:
-            method.setup(model, _source(task, public, model, generator, needs))
+            method.setup(model, source)
         except BudgetExhausted:
             raise MethodError(f"method '{meter.owner}' used up its budget before the stream began") from None
     resets = set(plan["resets"].tolist())
@@ -67,6 +73,7 @@ def run_stream(
         images = task.images(public, indices[cuts[batch] : cuts[batch + 1]]).to(device)
         if fresh is not None and batch in resets:
             checkpoint.reset(method, fresh)
+        cache.show(batch, images)
         if not meter.ended:
             # Written out: in a loop over small batches, each block of a `with` costs a hundredth of a step.
             meter.start()

@@ -1,0 +1,100 @@
+"""The cache of frozen passes: what depends on source model, stream and batch cuts alone, computed once for all methods.
+
+<cache>/frozen/<task>-<statistics>-<key>/ is a bundle with the public arrays `logits` float32 (N, K) and `features`
+(N, D). It is written by a process that holds no method, and only read by those that do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from importlib import metadata
+from pathlib import Path
+
+from . import registry
+from .bundle import Bundle, BundleFolder, write_bundle
+from .files import locked
+from .places import cache_folder
+from .prepare import bundle_folder, is_whole
+from .spec import RunSpec, canonical
+
+LIMIT_MB = 2048
+"""How much the cache may hold, unless `SELFBENCH_FROZEN_MB` says otherwise; 0 turns it off."""
+
+
+def limit_mb() -> float:
+    """The bound on the cache in MiB."""
+    return float(os.environ.get("SELFBENCH_FROZEN_MB") or LIMIT_MB)
+
+
+def frozen_folders(spec: RunSpec) -> dict[str, BundleFolder]:
+    """statistics -> where the passes that the method of `spec` asks for lie or will lie; none without a bundle."""
+    method, task = registry.get("method", spec.method.name), registry.get("task", spec.task.name)
+    asked = method.options["frozen"] if spec.precision != "bf16" and limit_mb() else ()
+    if not asked or not bundle_folder(task).exists:
+        return {}
+    about = [bundle_folder(task).sha256, task.name, task.options["version"], spec.seed, spec.device, spec.precision,
+             spec.threads, metadata.version("torch")]  # fmt: skip
+    folder = cache_folder() / "frozen"
+    keys = {name: hashlib.sha256(canonical([*about, name])).hexdigest()[:12] for name in asked}
+    return {name: BundleFolder(folder / f"{task.name}-{name}-{key}") for name, key in keys.items()}
+
+
+def build_frozen(spec: RunSpec, statistics: str, tell: Callable[[str], None] = lambda _: None) -> BundleFolder:
+    """Compute one folder of `frozen_folders(spec)` unless it is whole; in a process that holds no method."""
+    import torch
+    from torch import nn
+
+    from .protocols.context import prepare_torch
+    from .protocols.features import forward_with_features
+    from .protocols.frozen_passes import order_digest
+
+    folder = frozen_folders(spec)[statistics]
+    with locked(folder.path.parent / f".{folder.path.name}.lock"):
+        if is_whole(folder):
+            return folder
+        device = prepare_torch(spec)
+        entry = registry.get("task", spec.task.name)
+        task, bundle = entry.load()(), bundle_folder(entry)
+        public, stream = bundle.public(), task.stream(bundle, spec.seed)
+        model = task.model()
+        model.load_state_dict(bundle.model())
+        model.to(device).eval().requires_grad_(False)
+        if statistics == "batch":
+            for layer in model.modules():
+                if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                    layer.track_running_stats = False
+                    layer.running_mean = layer.running_var = None
+        rows = []
+        with torch.no_grad():
+            for batch in range(len(stream.cuts) - 1):
+                chosen = stream.indices[stream.cuts[batch] : stream.cuts[batch + 1]]
+                logits, features = forward_with_features(model, task.images(public, chosen).to(device))
+                rows.append((logits.float().cpu(), None if features is None else features.float().cpu()))
+                tell(f"frozen passes ({statistics} statistics): {stream.cuts[batch + 1]:,} of {len(stream.indices):,}")
+        arrays = {"logits": torch.cat([row[0] for row in rows]).numpy()}
+        if all(row[1] is not None for row in rows):
+            arrays["features"] = torch.cat([row[1] for row in rows if row[1] is not None]).numpy()
+        facts = {"order": order_digest(stream.indices, stream.cuts), "cpu": torch.backends.cpu.get_cpu_capability()}
+        return write_bundle(folder.path, Bundle(arrays, {}, facts=facts))
+
+
+def prune(keep: Iterable[Path]) -> None:
+    """Remove what was used longest ago until the cache is within its bound; `keep` stays."""
+    root, kept = cache_folder() / "frozen", set(keep)
+    if not root.is_dir():
+        return
+    for path in kept:
+        if path.is_dir():
+            os.utime(path)
+    folders = sorted((path for path in root.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
+    sizes = {path: sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) for path in folders}
+    total = sum(sizes.values())
+    for path in folders:
+        if total <= limit_mb() * 2**20:
+            return
+        if path not in kept:
+            shutil.rmtree(path, ignore_errors=True)
+            total -= sizes[path]
