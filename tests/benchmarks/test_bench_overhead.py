@@ -27,12 +27,13 @@ from selfbench.suite.store import Store
 from selfbench.suite.suites import expand
 
 pytestmark = pytest.mark.benchmark_session
-PAIRS = 3
+PAIRS = 8
 
 
 @pytest.fixture
 def long_digits(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("SELFBENCH_PATH", str(Path(__file__).parent / "long_digits.py"))
+    monkeypatch.setenv("SELFBENCH_FROZEN_MB", "0")  # Both sides compute every pass.
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -83,4 +84,5 @@ def test_a_job_beside_the_bare_loop(benchmark: BenchmarkFixture, tmp_path: Path,
         benchmark.pedantic(pair, rounds=PAIRS)
     benchmark.extra_info["ratio"] = ratio = statistics.median(ours / theirs for ours, theirs in pairs)
     harness, alone = (statistics.median(column) for column in zip(*pairs, strict=True))
-    print(f"\n{method}: {harness:.1f} s in the harness, {alone:.1f} s alone, ratio {ratio:.3f}")
+    print("\n" + ", ".join(f"{ours:.1f}/{theirs:.1f}" for ours, theirs in pairs))
+    print(f"{method}: {harness:.1f} s in the harness, {alone:.1f} s alone, ratio {ratio:.3f}")
