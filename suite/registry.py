@@ -1,7 +1,8 @@
 """Methods and tasks by name, without importing them.
 
 A registered class is declared by a decorator with literal arguments. Listing reads those arguments from the parsed
-source (`ast`), so that neither the file nor torch is imported until a run needs the class. Places that are searched:
+source (`ast`), so that neither the file nor torch is imported until a run needs the class; what was read is kept until
+the file changes (`registry_cache.py`). Places that are searched:
 the rooms `methods/` and `tasks/` of this package, the folders in `$SELFBENCH_PATH`, and the installed entry points of
 the groups `selfbench.methods` and `selfbench.tasks`.
 """
@@ -25,6 +26,7 @@ from typing import Any, Literal, TypeVar
 
 from .errors import SelfbenchError, UsageError, did_you_mean
 from .hyper import check_value
+from .registry_cache import Form, read_cached
 
 Kind = Literal["method", "task"]
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -196,16 +198,43 @@ def _entries(kind: Kind, search_path: str) -> Mapping[str, Entry]:
 
 def _all(kind: Kind, search_path: str) -> Iterator[Entry]:
     room = PACKAGE / f"{kind}s"
-    for file in sorted(room.rglob("*.py")):
-        module = ".".join(("selfbench", *file.relative_to(PACKAGE).with_suffix("").parts))
-        yield from read_file(kind, file, module)
+    yield from _read_folder(kind, room, "selfbench")
     for folder in filter(None, search_path.split(os.pathsep)):
         path = Path(folder).resolve()
         if not path.exists():
             raise RegistryError(f"SELFBENCH_PATH names '{folder}', which does not exist.")
-        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            yield from read_file(kind, file, None)
+        yield from _read_folder(kind, path, None) if path.is_dir() else read_file(kind, path, None)
     yield from _entry_points(kind)
+
+
+def _read_folder(kind: Kind, folder: Path, package: str | None) -> Iterator[Entry]:
+    """The registrations in all files below `folder`, which are modules of `package` where there is one."""
+
+    def module(file: Path) -> str | None:
+        return ".".join((package, *file.relative_to(PACKAGE).with_suffix("").parts)) if package else None
+
+    def read(file: Path) -> list[Entry]:
+        return list(read_file(kind, file, module(file)))
+
+    def freeze(entry: Entry) -> Any:
+        hypers = [[getattr(item, name) for name in Hyper.__match_args__] for item in entry.hypers]
+        return [entry.name, entry.qualname, entry.doc, entry.options, hypers, entry.presets]
+
+    def thaw(file: Path, frozen: Any) -> Entry:
+        name, qualname, doc, options, hypers, presets = frozen
+        declared = tuple(Hyper(*map(_tuples, item)) for item in hypers)
+        return Entry(kind, name, qualname, file, module(file), doc, _tuples(options), declared, _tuples(presets))
+
+    suite = PACKAGE / "suite"
+    parts = [Path(__file__), suite / "hyper.py", *(suite / base for base, _ in _BASES.values())]
+    yield from read_cached(folder, kind, parts, read, Form(freeze, thaw))
+
+
+def _tuples(value: Any) -> Any:
+    """JSON values with tuples in place of lists."""
+    if isinstance(value, list):
+        return tuple(map(_tuples, value))
+    return {key: _tuples(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 def _entry_points(kind: Kind) -> Iterator[Entry]:
@@ -233,11 +262,12 @@ def _announced(group: str) -> bool:
     for place in map(Path, dict.fromkeys(sys.path)):
         if place.is_file():
             return True
-        for pattern in ("*.dist-info/entry_points.txt", "*.egg-info/entry_points.txt"):
-            for file in place.glob(pattern):
-                with contextlib.suppress(OSError):
-                    if group.encode() in file.read_bytes():
-                        return True
+        with contextlib.suppress(OSError), os.scandir(place) as found:
+            for item in found:
+                if item.name.endswith((".dist-info", ".egg-info")):
+                    with contextlib.suppress(OSError):
+                        if group.encode() in Path(item.path, "entry_points.txt").read_bytes():
+                            return True
     return False
 
 

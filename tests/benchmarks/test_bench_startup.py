@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from selfbench.suite import registry
+
 pytestmark = pytest.mark.benchmark_session
 ROUNDS = 15
 
@@ -27,11 +29,24 @@ def nothing_else(name: str = typer.Argument("")) -> None: ...
 app()
 """
 OURS = "from selfbench.suite.cli import main\nmain()\n"
+METHOD = registry.get("method", "fixmatch").file
 
 
+@pytest.mark.parametrize("extra", [0, 200])
 @pytest.mark.parametrize("words", [["--help"], ["list", "methods"], ["info", "tent"]], ids=" ".join)
-def test_answer_beside_an_empty_program(benchmark: BenchmarkFixture, tmp_path: Path, words: list[str]) -> None:
-    """Whole processes by turns, so that a busy machine slows both alike; `ratio` is that of the medians."""
+def test_answer_beside_an_empty_program(
+    benchmark: BenchmarkFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], extra: int
+) -> None:
+    """Whole processes by turns, so that a busy machine slows both alike; `ratio` is that of the medians.
+
+    `extra` files of methods stand beside those of the package. They are older than what the registry keeps.
+    """
+    (tmp_path / "more").mkdir()
+    for number in range(extra):
+        text = METHOD.read_text().replace('"fixmatch"', f'"more-{number}"')
+        (tmp_path / "more" / f"m{number}.py").write_text(text)
+    monkeypatch.setenv("SELFBENCH_PATH", str(tmp_path / "more"))
+    time.sleep(2.5 if extra else 0)
     empty, ours = tmp_path / "empty.py", tmp_path / "ours.py"
     empty.write_text(EMPTY)
     ours.write_text(OURS)
@@ -46,4 +61,5 @@ def test_answer_beside_an_empty_program(benchmark: BenchmarkFixture, tmp_path: P
     benchmark.pedantic(both, rounds=ROUNDS, warmup_rounds=2)
     medians = {script: statistics.median(taken[2:]) for script, taken in seconds.items()}
     benchmark.extra_info["ratio"] = ratio = medians[ours] / medians[empty]
-    print(f"\nselfbench {' '.join(words)}: {1e3 * medians[ours]:.0f} ms, {ratio:.2f} of an empty Typer program")
+    what = f"selfbench {' '.join(words)}, {extra} more methods"
+    print(f"\n{what}: {1e3 * medians[ours]:.0f} ms, {ratio:.2f} of an empty Typer program")
