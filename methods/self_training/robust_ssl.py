@@ -40,7 +40,8 @@ class RobustSSL(AdaptationMethod):
 
     Chosen here: with `labeled_loss` "cross-entropy" the labelled term is the cross-entropy without perturbation, which
     stands for gamma -> infinity: the closed form has no gradient for a labelled example on the wrong side, so that bad
-    initial weights may stay. "robust" is the paper's. The sources at hand (the authors' poster and its text) give neither lambda nor gamma.
+    initial weights may stay. "robust" is the paper's. The sources at hand (the authors' poster and its text) give
+    neither lambda nor gamma: the defaults were chosen on two Gaussians drawn apart from those of `gaussian-shift`.
 
     Counted passes per step and labelled example, r = `ratio`: 3 (1 + r), and 3 `inner` more for each robust example.
     With lambda = 0 and the cross-entropy this is `supervised`.
