@@ -1,0 +1,1 @@
+"""Synthetic tasks whose optimum is known."""
