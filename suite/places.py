@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import platformdirs
-
 
 def results_folder(given: Path | None = None) -> Path:
     """`--results`, else `$SELFBENCH_RESULTS`, else `results` in the current folder."""
@@ -20,4 +18,9 @@ def data_folder() -> Path:
 
 def cache_folder() -> Path:
     """What can be thrown away and made again: `$SELFBENCH_CACHE`, else the platform's cache folder."""
-    return Path(os.environ.get("SELFBENCH_CACHE") or platformdirs.user_cache_path("selfbench"))
+    if given := os.environ.get("SELFBENCH_CACHE"):
+        return Path(given)
+    # Imported here because it is slow, and asking for help needs no folder.
+    import platformdirs
+
+    return platformdirs.user_cache_path("selfbench")

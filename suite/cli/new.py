@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from ..errors import SelfbenchError
-from ..registry import entries
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Start a new method or task from a file that runs.")
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Its registered name, such as my-method.")]
@@ -40,6 +39,7 @@ def task(name: Name, protocol: Protocol = "stream", folder: Folder = Path()) -> 
 
 
 def _write(kind: str, name: str, protocol: str, folder: Path) -> None:
+    from ..registry import entries
     from ..scaffold import write_scaffold
 
     if name in entries(kind):  # type: ignore[arg-type]
