@@ -73,10 +73,13 @@ class View:
         """Used share of the budget, in [0, 1]."""
         return self.meter.progress
 
-    def new_model(self) -> nn.Module:
-        """A freshly initialised, metered model on the run's device; every call gives the same weights."""
+    def new_model(self, *names: str | int) -> nn.Module:
+        """A freshly initialised, metered model on the run's device; calls with equal `names` give equal weights.
+
+        The model that `setup` gets has no names; a second network takes some, to begin elsewhere.
+        """
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(self.seed, "initialisation"))
+            torch.manual_seed(derive(self.seed, "initialisation", *names))
             model = self.task.model()
         return self.meter.attach(model.to(self.device))
 
