@@ -24,9 +24,12 @@ METRICS: Mapping[str, Metric] = {
         Metric("error", "Error", "lower"),
         Metric("accuracy", "Accuracy", "higher"),
         Metric("worst_group_error", "Worst-domain error", "lower"),
+        Metric("end_error", "Error in the last tenth of the stream", "lower"),
         Metric("clean_error", "Clean error after the stream", "lower"),
         Metric("nll", "Negative log-likelihood", "lower", percent=False),
         Metric("brier", "Brier score", "lower", percent=False),
         Metric("ece", "Expected calibration error", "lower"),
+        Metric("exact_error", "Error under the true distribution", "lower"),
+        Metric("excess_error", "Error above the Bayes error", "lower"),
     )
 }

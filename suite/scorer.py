@@ -118,6 +118,7 @@ class StreamScorer:
         if len(stream.after):
             metrics["clean_error"] = float(wrong[n:].mean())
         wrong = wrong[:n]
+        metrics["end_error"] = float(wrong[-max(1, n // 10) :].mean())
         edges = np.unique(np.linspace(0, len(wrong), CURVE_POINTS + 1).astype(int))
         curve = [
             Point(x=float(stop), values={"error": float(wrong[start:stop].mean())})

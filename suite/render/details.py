@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..board.scores import Score, TaskBoard
-from ..metrics import Metric
+from ..metrics import METRICS, Metric
 from .charts import Curve, heat_steps
 
 Records = Mapping[str, Mapping[str, Any]]
@@ -32,6 +32,18 @@ class Heat:
     metric: str
     domains: tuple[str, ...]
     rows: tuple[HeatRow, ...]
+
+
+@dataclass(frozen=True)
+class OtherMetrics:
+    """Means over seeds of what was measured beside the primary metric, by method; None where a method lacks one.
+
+    `to_source` is the mean difference to the method `source` in `end_error`, over common seeds.
+    """
+
+    metrics: tuple[Metric, ...]
+    rows: tuple[tuple[Score, tuple[float | None, ...]], ...]
+    to_source: tuple[float | None, ...] | None
 
 
 def shown(scores: Iterable[Score], most: int) -> list[Score]:
@@ -81,6 +93,37 @@ def heat(board: TaskBoard, records: Records, metric: Metric) -> Heat | None:
     sign = 1 if metric.better == "lower" else -1
     tint = heat_steps(sign * value for _, means in rows for value in means.values())
     return Heat(name, domains, tuple(HeatRow(score, _cells(means, domains, tint, sign)) for score, means in rows))
+
+
+def other_metrics(board: TaskBoard, records: Records) -> OtherMetrics | None:
+    """What the records hold beside the primary metric, or None where that is nothing."""
+    primary = board.field.condition.primary
+    gathered: list[tuple[Score, dict[str, list[float]]]] = []
+    for score in shown(board.scores, MOST_HEAT_ROWS):
+        values: dict[str, list[float]] = {}
+        for record in _records(score, records):
+            for name, value in record["metrics"].items():
+                values.setdefault(name, []).append(float(value))
+        gathered.append((score, values))
+    present = {name for _, values in gathered for name in values} - {primary, "accuracy" if primary == "error" else ""}
+    names = [name for name in METRICS if name in present]
+    if not names:
+        return None
+    rows = [
+        (score, tuple(float(np.mean(values[name])) if name in values else None for name in names))
+        for score, values in gathered
+    ]
+    ends = [_ends(score, records) for score, _ in gathered]
+    source = next((end for (score, _), end in zip(gathered, ends, strict=True) if score.row.method == "source"), {})
+    gaps = [[end[seed] - source[seed] for seed in end.keys() & source.keys()] for end in ends]
+    to_source = tuple(float(np.mean(gap)) if gap else None for gap in gaps) if source else None
+    return OtherMetrics(tuple(METRICS[name] for name in names), tuple(rows), to_source)
+
+
+def _ends(score: Score, records: Records) -> dict[int, float]:
+    """seed -> error at the end of the stream, where it was measured."""
+    found = {item.seed: records[item.run.run_id]["metrics"] for item in score.row.outcomes if item.value is not None}
+    return {seed: float(metrics["end_error"]) for seed, metrics in found.items() if "end_error" in metrics}
 
 
 def _cells(

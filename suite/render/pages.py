@@ -164,7 +164,13 @@ class Pages:
         if curves:
             what = "images" if self.catalogue.protocol(board.field.task) == "stream" else "spent"
             span = f"from {compact(min(c.x[0] for c in curves))} to {compact(max(c.x[-1] for c in curves))} {what}"
-        return {"shared": shared, "panels": panels, "span": span, "heat": details.heat(board, records, metric)}
+        return {
+            "shared": shared,
+            "panels": panels,
+            "span": span,
+            "heat": details.heat(board, records, metric),
+            "others": details.other_metrics(board, records),
+        }
 
     def runs(self, runs: Sequence[Summary], labels: Mapping[str, str], suites_of: Mapping[str, Any]) -> Iterator[Page]:
         """The list of all runs, `RUNS_PER_PAGE` to a page."""

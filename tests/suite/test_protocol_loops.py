@@ -720,3 +720,28 @@ def test_groups_of_parameters_have_rates_of_their_own(play: Play) -> None:
     # One step of SGD: Nesterov's momentum 0.9 and weight decay 5e-4, at ten times the task's 0.05.
     old, new = method.before[-2], now[-2].detach()
     torch.testing.assert_close(new, old - 0.5 * 1.9 * (1 + 5e-4 * old))
+
+
+def test_the_end_of_a_stream_is_its_last_tenth(play: Play) -> None:
+    class Late(StreamMethod):
+        """Right for the first nine tenths."""
+
+        def setup(self, model: nn.Module, source: Any) -> None:
+            super().setup(model, source)
+            self.batch = 0
+
+        def predict(self, images: Tensor) -> Tensor:
+            self.batch += 1
+            with torch.no_grad():
+                logits = self.model(images)
+            return logits if self.batch <= 1080 // 50 else torch.full_like(logits, -1.0).index_fill_(1, KEPT, 0.0)
+
+    KEPT = torch.tensor([2])
+    outcome = play(Late(), "toy-stream").outcome
+    _, stream, _, _, labels = stream_of()
+    assert len(labels) == 1200
+    # The last tenth is images 1080 to 1199; batches 22 and 23 (from image 1100 on) say class 2.
+    wrong = np.asarray(labels)[stream.indices][1100:] != 2
+    assert outcome.metrics["end_error"] * 120 >= wrong.sum()
+    assert outcome.metrics["end_error"] * 120 <= wrong.sum() + 20
+    assert outcome.metrics["end_error"] > 2 * outcome.metrics["error"]
