@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
@@ -139,6 +139,9 @@ class AdaptationScorer:
         self._split = task.split(bundle, spec.seed)
         private = bundle.private()
         self._labels = {name: task.labels(private, getattr(self._split, name)) for name in _EVALUATED}
+        needed = RULES[spec.selection].labels
+        if needed and not len(self._labels[needed]):
+            self._refuse(f"selection '{spec.selection}' needs examples for {needed.replace('_', ' ')}")
         if permute is not None:
             test = self._labels["test"]
             self._labels["test"] = test[rng(permute, "permute").permutation(len(test))]
@@ -193,6 +196,9 @@ class AdaptationScorer:
         _finite(logits, self._spec.method.name, f"the {name} set")
         return logits
 
+    def _refuse(self, reason: str) -> NoReturn:
+        raise MethodError(f"task '{self._spec.task.name}' does not fit: {reason}") from None
+
     def outcome(self) -> Outcome:
         points = self._points
         if not points:
@@ -201,7 +207,7 @@ class AdaptationScorer:
         try:
             chosen = points[chosen_point(self._spec.selection, self._metric, values)]
         except ValueError as error:
-            raise MethodError(f"task '{self._spec.task.name}' does not fit: {error}") from None
+            self._refuse(str(error))
         scores = Scores(chosen["metrics"], chosen["n"], chosen["groups"])
         curve = [
             Point(x=point["x"], values={self._metric: point["metrics"][self._metric]} | point["values"])

@@ -526,7 +526,7 @@ def test_selection_by_validation_without_a_validation_set_is_explained(play: Pla
             return dataclasses.replace(super().split(bundle, seed), validation=np.arange(0))
 
     assert play(Watcher(), "toy-adaptation", task=Blind(), limit=500).outcome.n == 200
-    with pytest.raises(MethodError, match="task 'toy-adaptation' does not fit: selection 'validation' needs"):
+    with pytest.raises(MethodError, match="task 'toy-adaptation' does not fit: selection 'validation' needs examples"):
         play(Watcher(), "toy-adaptation", task=Blind(), limit=500, selection="validation")
 
 
