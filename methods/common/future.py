@@ -48,7 +48,7 @@ def learning_rate(view: View, scale: float) -> float:
 @contextlib.contextmanager
 def put_back(model: nn.Module) -> Iterator[list[Tensor]]:
     """Gives copies of the parameters of `model`; on leaving they are as they were, whatever happened inside."""
-    parameters = list(model.parameters())
+    parameters: list[Tensor] = list(model.parameters())
     before = [parameter.detach().clone() for parameter in parameters]
     try:
         with frozen_running_statistics(model):
@@ -80,5 +80,6 @@ def future_loss(
         confidence, labels = teacher(weak).softmax(dim=1).max(dim=1)
         share = (confidence >= threshold).to(confidence.dtype).mean()
     x, y = labeled
-    of_labeled, of_strong = student(torch.cat([x, strong])).split([len(x), len(strong)])
+    logits: Tensor = student(torch.cat([x, strong]))
+    of_labeled, of_strong = torch.split(logits, [len(x), len(strong)])
     return F.cross_entropy(of_labeled, y) + weight * share * F.cross_entropy(of_strong, labels)

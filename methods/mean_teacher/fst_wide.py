@@ -69,7 +69,8 @@ class FstWide(AdaptationMethod):
         lr = learning_rate(self.view, self.lr_scale)
         weak, strong = (part.chunk(self.ahead + 1) for part in (unlabeled.weak, unlabeled.strong))
         with put_back(self.model) as before:
-            parameters, total = list(self.model.parameters()), [torch.zeros_like(parameter) for parameter in before]
+            parameters: list[Tensor] = list(self.model.parameters())
+            total = [torch.zeros_like(parameter) for parameter in before]
             for k in range(1, self.ahead + 1):
                 virtual_step(self.virtual, self._loss(self.teacher, self._drawn(len(labeled)), weak[k], strong[k]), lr)
                 with torch.no_grad():

@@ -93,7 +93,7 @@ class NoisyStudent(AdaptationMethod):
     def _label(self, inputs: Tensor) -> Tensor:
         """What the model says of `inputs` (U, ...) in eval mode: classes (U,), or probabilities (U, K)."""
         self.model.eval()
-        logits = torch.cat([self.model(part) for part in inputs.split(_LABELLING_BATCH)])
+        logits = torch.cat([self.model(part) for part in torch.split(inputs, _LABELLING_BATCH)])
         return logits.argmax(dim=1) if self.labels == "hard" else logits.softmax(dim=1)
 
 
