@@ -82,4 +82,5 @@ def future_loss(
     x, y = labeled
     logits: Tensor = student(torch.cat([x, strong]))
     of_labeled, of_strong = torch.split(logits, [len(x), len(strong)])
-    return F.cross_entropy(of_labeled, y) + weight * share * F.cross_entropy(of_strong, labels)
+    loss: Tensor = F.cross_entropy(of_labeled, y) + weight * share * F.cross_entropy(of_strong, labels)
+    return loss
