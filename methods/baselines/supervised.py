@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...suite.errors import UsageError
 from ...suite.hyper import hyper
-from ...suite.protocols.adaptation import AdaptationMethod, AdaptationTask, Batch, LabeledBatch
+from ...suite.protocols.adaptation import AdaptationMethod, Batch, LabeledBatch
 from ...suite.registry import register_method
+from ..common.augment import check_augment, chosen_view
 
 if TYPE_CHECKING:
     from ...suite.protocols.adaptation_loop import View
@@ -22,19 +22,16 @@ if TYPE_CHECKING:
 class Supervised(AdaptationMethod):
     """Cross-entropy on the labelled examples alone: L = CE(f(a(x)), y), with the augmentation a of choice.
 
-    What every other method must beat; with weight 0 each of them is this one with `augment="weak"`.
+    What every other method must beat; with weight 0 each of them is this one with `augment="weak"`, or with the view
+    that it was set to. The rows `erm` and `erm-augment` are this one with a fixed to the identity and to the strong
+    view.
     """
 
     augment: str = hyper("weak", choices=("none", "weak", "strong"), help="view of the labelled examples")
 
     def setup(self, model: nn.Module, view: View) -> None:
         super().setup(model, view)
-        if self.augment == "strong" and type(view.task).strong is AdaptationTask.strong:
-            raise UsageError(
-                f"{type(view.task).__name__} has no strong augmentation; run supervised with augment=weak or "
-                "augment=none there."
-            )
+        check_augment("supervised", self.augment, view)
 
     def loss(self, labeled: LabeledBatch, unlabeled: Batch) -> Tensor:
-        inputs = {"none": "x", "weak": "weak", "strong": "strong"}[self.augment]
-        return F.cross_entropy(self.model(getattr(labeled, inputs)), labeled.y)
+        return F.cross_entropy(self.model(chosen_view(labeled, self.augment)), labeled.y)
