@@ -70,8 +70,11 @@ def test_the_networks_begin_elsewhere_and_both_are_trained(
     make_view: Callable[..., Any], make_batches: Callable[..., Any]
 ) -> None:
     method = MutualMeanTeacher()
-    labeled, unlabeled = make_batches(make_view(method))
+    view = make_view(method)
+    labeled, unlabeled = make_batches(view)
     one, two = method.students
+    assert torch.equal(view.new_model()[0].weight, one[0].weight)
+    assert torch.equal(view.new_model("second")[0].weight, two[0].weight)
     assert one is method.model
     assert not torch.equal(one[0].weight, two[0].weight)
     assert all(torch.equal(t[0].weight, s[0].weight) for t, s in zip(method.teachers, method.students, strict=True))
