@@ -17,7 +17,7 @@ from .bundle import Array, BundleFolder
 from .errors import MethodError
 from .files import write_atomic
 from .metrics import METRICS
-from .protocols.adaptation import AdaptationTask, Split
+from .protocols.adaptation import EVALUATED, AdaptationTask, Split
 from .protocols.stream import StreamTask
 from .record import Point
 from .scoring import Scores
@@ -28,7 +28,6 @@ from .wire import Message, Wire
 
 CURVE_POINTS = 60
 LABEL_FREE = ("entropy", "transfer_score")
-_EVALUATED = ("test", "validation", "source_validation")
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,8 @@ class Outcome:
     predictions_sha256: str
     diagnostics: dict[str, float] = field(default_factory=dict)
     extra_labels: int = 0
+    predictions: Path | None = None
+    """A file of the predicted classes that count, where the task wants them kept."""
 
 
 class Scorer(Protocol):
@@ -138,7 +139,7 @@ class AdaptationScorer:
         self._file = work / "scorer.json"
         self._split = task.split(bundle, spec.seed)
         private = bundle.private()
-        self._labels = {name: task.labels(private, getattr(self._split, name)) for name in _EVALUATED}
+        self._labels = {name: task.labels(private, getattr(self._split, name)) for name in EVALUATED}
         needed = RULES[spec.selection].labels
         if needed and not len(self._labels[needed]):
             self._refuse(f"selection '{spec.selection}' needs examples for {needed.replace('_', ' ')}")
@@ -174,10 +175,14 @@ class AdaptationScorer:
         logits = self._checked(arrays, "test", len(self._labels["test"]))
         scores = self._task.score(logits, self._labels["test"])
         values = {name: label_free[name] for name in LABEL_FREE if name in label_free}
-        for name in ("validation", "source_validation"):
+        for name in EVALUATED[1:]:
             if len(labels := self._labels[name]):
                 own = self._checked(arrays, name, len(labels))
                 values[name] = self._task.score(own, labels).metrics[self._metric]
+        if self._task.keep_predictions:
+            buffer = io.BytesIO()
+            np.savez_compressed(buffer, **{name: arrays[name].argmax(axis=1) for name in EVALUATED if name in arrays})
+            write_atomic(self._predictions(index), buffer.getvalue())
         self._points.append(
             {
                 "x": x,
@@ -205,9 +210,10 @@ class AdaptationScorer:
             raise MethodError(f"method '{self._spec.method.name}' ended without a predictor")
         values = [point["values"] | {"test": point["metrics"][self._metric]} for point in points]
         try:
-            chosen = points[chosen_point(self._spec.selection, self._metric, values)]
+            index = chosen_point(self._spec.selection, self._metric, values)
         except ValueError as error:
             self._refuse(str(error))
+        chosen = points[index]
         scores = Scores(chosen["metrics"], chosen["n"], chosen["groups"])
         curve = [
             Point(x=point["x"], values={self._metric: point["metrics"][self._metric]} | point["values"])
@@ -216,7 +222,11 @@ class AdaptationScorer:
         spent = RULES[self._spec.selection].labels
         labels = len(self._labels[spent]) if spent else 0
         diagnostics = {"selected_at": chosen["x"]}
-        return Outcome(scores.metrics, scores.groups, scores.n, curve, chosen["sha256"], diagnostics, labels)
+        kept = self._predictions(index) if self._task.keep_predictions else None
+        return Outcome(scores.metrics, scores.groups, scores.n, curve, chosen["sha256"], diagnostics, labels, kept)
+
+    def _predictions(self, index: int) -> Path:
+        return self._file.with_name(f"scorer-point-{index}.npz")
 
 
 def _metric_of(spec: RunSpec) -> str:

@@ -2,6 +2,7 @@
 
     results/<task>/<method>/<run id>.json      the truth
     results/.work/                             claims, logs and checkpoints of runs under way
+    results/.predictions/<run id>.npz          predicted classes, of tasks that want them kept for export
 
 The index is a SQLite file in the user's cache folder. It is keyed by path, size and modification time, is brought
 up to date at every opening, and is rebuilt from nothing when it is missing, broken or of another version.
@@ -105,6 +106,10 @@ class Store:
     def work(self, spec: RunSpec) -> Path:
         """The folder of a run under way: claim, log, checkpoint."""
         return self.root / ".work" / spec.run_id
+
+    def predictions(self, spec: RunSpec) -> Path:
+        """Where the predicted classes of a run are kept, by evaluated set, if its task wants that."""
+        return self.root / ".predictions" / f"{spec.run_id}.npz"
 
     def read(self, spec: RunSpec) -> Record | None:
         """The verified record of `spec`, None when there is none; raises `RecordError` on a broken file."""

@@ -128,6 +128,10 @@ def _run(job: Job, spec: RunSpec, work: Path) -> Record:
         _listen(Wire(ours), scorer, result, spec, method_pid)
         if result.status == "ok":
             result.outcome = scorer.outcome()
+            if result.outcome.predictions is not None:
+                kept = Store(Path(job.results)).predictions(spec)
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                result.outcome.predictions.replace(kept)
     except MethodError as error:
         result.status, result.reason = "failed", str(error)
     finally:

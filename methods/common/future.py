@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.dropout import _DropoutNd
 
+from ...suite.protocols.optimisation import make_optimizer
 from .norm import frozen_running_statistics
 
 if TYPE_CHECKING:
@@ -31,18 +31,12 @@ def teacher_of(model: nn.Module) -> nn.Module:
 
 def virtual_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """An optimiser of the recipe's kind over the trained weights of `model`; its learning rate is set at each step."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
-    nesterov = recipe.momentum > 0
-    return torch.optim.SGD(
-        parameters, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, nesterov=nesterov
-    )
+    return make_optimizer(recipe, [parameter for parameter in model.parameters() if parameter.requires_grad])
 
 
 def learning_rate(view: View, scale: float) -> float:
     """The learning rate of the step that is about to be taken, for a method that trains once over the whole budget."""
-    return view.recipe.lr * scale * math.cos(7.0 * math.pi / 16.0 * view.progress)
+    return view.recipe.lr * scale * view.recipe.schedule(view.progress)
 
 
 @contextlib.contextmanager

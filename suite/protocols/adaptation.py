@@ -19,29 +19,37 @@ from torch import Tensor, nn
 from ..bundle import Array, Bundle, BundleFolder
 from ..hyper import hyper
 from ..scoring import Scores, score_classification
+from .optimisation import Schedule, cosine_7_16
 
 if TYPE_CHECKING:
     from ..data import Data
     from .adaptation_loop import View
 
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
+EVALUATED = ("test", "validation", "source_validation", "source_test")
+"""The parts of a split on which predictions are made."""
 
 
 @dataclass(frozen=True)
 class Recipe:
     """How every method of a task is trained, the supervised baseline included.
 
-    `lr` falls by cosine to `lr * cos(7 pi / 16)` over the budget; `ema` is the decay of the averaged weights that
-    are evaluated (0 evaluates the trained weights themselves); `points` is the number of evaluations.
+    `schedule` gives the multiple of `lr` at each share of the budget, by default a cosine that ends at cos(7 pi / 16);
+    `ema` is the decay of the averaged weights that are evaluated (0 evaluates the trained weights themselves);
+    `points` is the number of evaluations. `momentum` and `nesterov` are those of `sgd`. Gradients longer than
+    `max_norm`, taken over all that is trained, are shortened to it; 0 leaves them alone.
     """
 
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     lr: float = 0.03
     momentum: float = 0.9
     weight_decay: float = 5e-4
     batch_size: int = 64
     ema: float = 0.999
     points: int = 10
+    nesterov: bool = True
+    schedule: Schedule = cosine_7_16
+    max_norm: float = 0.0
 
 
 def _none() -> Array:
@@ -53,8 +61,8 @@ class Split:
     """Which examples are which in one run: index arrays into the public arrays, and the classes that may be seen.
 
     `validation` comes from where the test examples come from, `source_validation` from where the labelled ones do,
-    where the two differ. `labeled_domains` (L,) and `unlabeled_domains` (U,) are domain numbers, for tasks that grant
-    `domains`.
+    where the two differ; `source_test` is a second test set from there, scored beside `test`. `labeled_domains` (L,)
+    and `unlabeled_domains` (U,) are domain numbers, for tasks that grant `domains`.
     """
 
     labeled: Array
@@ -65,6 +73,7 @@ class Split:
     source_validation: Array = field(default_factory=_none)
     labeled_domains: Array = field(default_factory=_none)
     unlabeled_domains: Array = field(default_factory=_none)
+    source_test: Array = field(default_factory=_none)
 
     def __post_init__(self) -> None:
         if len(self.labeled) != len(self.labels):
@@ -73,7 +82,7 @@ class Split:
             if len(domains) not in (0, len(examples)):
                 raise ValueError("either every example has a domain or none")
         seen = np.concatenate([self.labeled, self.unlabeled, self.validation, self.source_validation])
-        if np.intersect1d(seen, self.test).size:
+        if np.intersect1d(seen, np.concatenate([self.test, self.source_test])).size:
             raise ValueError("test examples may not be among those a method is shown")
 
 
@@ -86,6 +95,12 @@ class AdaptationTask:
     recipe: ClassVar[Recipe] = Recipe()
     cached_passes: ClassVar[float] = 0.0
     """Example passes that one handed-out example stands for when its features come from a cache of a frozen model."""
+    lazy: ClassVar[bool] = False
+    """Whether examples are made when they are asked for (`LazyPool`), not all at once at the start of a run."""
+    evaluation_batch: ClassVar[int] = 1024
+    """How many examples are evaluated at a time."""
+    keep_predictions: ClassVar[bool] = False
+    """Whether the predicted classes of the point that counts are kept beside the records, for export."""
 
     def build(self, data: Data) -> Bundle:
         """Decode the data; runs once, in a process of its own."""
@@ -104,7 +119,10 @@ class AdaptationTask:
         raise NotImplementedError
 
     def labels(self, private: Mapping[str, Array], indices: Array) -> Array:
-        """The true classes (N,) of the examples `indices`; called by the scorer alone."""
+        """The true classes (N,) of the examples `indices`, or rows (N, ...) of what `score` needs of them.
+
+        Called by the scorer alone.
+        """
         return private["labels"][indices]
 
     def weak(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
@@ -116,7 +134,7 @@ class AdaptationTask:
         raise NotImplementedError
 
     def score(self, logits: Array, labels: Array) -> Scores:
-        """Metrics from predictions (N, K) and classes (N,)."""
+        """Metrics from predictions (N, K) and what `labels` returned of the same examples."""
         return score_classification(logits, labels)
 
 

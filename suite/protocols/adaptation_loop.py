@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import math
+import functools
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -17,11 +17,12 @@ from ..bundle import Array
 from ..errors import BudgetExhausted, MethodError
 from ..meter import Meter
 from ..seeds import derive, rng
-from .adaptation import AdaptationMethod, AdaptationTask, Batch, LabeledBatch, Recipe
+from .adaptation import EVALUATED, AdaptationMethod, AdaptationTask, Batch, LabeledBatch
 from .context import Context, as_logits, autocast
 from .label_free import label_free_scores
+from .optimisation import make_optimizer
+from .pool import LazyPool
 
-_EVALUATION_BATCH = 1024
 _LABEL_FREE = 1000
 """Unlabelled examples on which scores that need no label are taken."""
 
@@ -29,7 +30,8 @@ _LABEL_FREE = 1000
 class View:
     """All that a method is shown: its labelled examples, the unlabelled pool, and counted validation scores.
 
-    `labeled` (L, ...) with `labels` (L,), `unlabeled` (U, ...): preprocessed tensors on the run's device;
+    `labeled` (L, ...) with `labels` (L,), `unlabeled` (U, ...): preprocessed tensors on the run's device, or pools that
+    make them when indexed, where the task's examples do not fit into memory (`LazyPool`: index, slice, `len`, `split`);
     `labeled_domains` (L,) and `unlabeled_domains` (U,) are empty unless the method has declared the need `domains`.
     `generator` is the method's own random stream; `progress` the used share of the budget.
     """
@@ -52,16 +54,15 @@ class View:
         self.n_classes = task.n_classes
         self.recipe = task.recipe
         self.seed = context.spec.seed
-        self.labeled = task.inputs(public, plan["labeled"]).to(self.device)
+        self.labeled = _examples(task, public, plan["labeled"], self.device)
         self.labels = torch.from_numpy(np.array(plan["labels"])).to(self.device)
-        self.unlabeled = task.inputs(public, plan["unlabeled"]).to(self.device)
+        self.unlabeled = _examples(task, public, plan["unlabeled"], self.device)
         self.labeled_domains, self.unlabeled_domains = (
             torch.from_numpy(np.array(plan[name][: None if "domains" in needs else 0])).to(self.device)
             for name in ("labeled_domains", "unlabeled_domains")
         )
-        self._evaluated = {
-            name: task.inputs(public, plan[name]) for name in ("test", "validation", "source_validation")
-        }
+        host = torch.device("cpu")
+        self._evaluated = {name: _examples(task, public, plan[name], host) for name in EVALUATED}
         self.generator = torch.Generator(self.device).manual_seed(derive(self.seed, "method", "generator"))
         self._averaged: nn.Module | None = None
         self._point = 0
@@ -108,7 +109,8 @@ class View:
         chosen = rng(self.seed, "label-free").permutation(len(self.unlabeled))[:_LABEL_FREE]
         inputs = self.unlabeled[torch.from_numpy(np.sort(chosen)).to(self.device)]
         with self._evaluating() as model:
-            return label_free_scores(model, inputs, rng(self.seed, "label-free", "scores"))
+            draw = rng(self.seed, "label-free", "scores")
+            return label_free_scores(model, inputs, draw, self.task.evaluation_batch)
 
     def resume(self) -> None:
         """Put a killed run's method back to where its last checkpoint was; the loop does, before `fit`."""
@@ -127,7 +129,7 @@ class View:
         recipe, meter = self.recipe, self.meter
         groups = [(list(parameters), recipe.lr * method.lr_scale * scale) for parameters, scale in
                   method.parameter_groups()]  # fmt: skip
-        optimizer = _optimizer(recipe, groups)
+        optimizer = make_optimizer(recipe, [{"params": parameters, "lr": lr} for parameters, lr in groups])
         self._averaged = copy.deepcopy(method.model).requires_grad_(False) if recipe.ema else None
         begin, first = meter.progress, self._step_number
         state, self._resumed = self._resumed, None
@@ -139,7 +141,7 @@ class View:
         while meter.progress < until or until >= 1.0:
             share = (meter.progress - begin) / (until - begin)
             for group, (_, lr) in zip(optimizer.param_groups, groups, strict=True):
-                group["lr"] = lr * math.cos(7.0 * math.pi / 16.0 * share)
+                group["lr"] = lr * recipe.schedule(share)
             with meter.running(), autocast(self.context):
                 self._step(method, optimizer, self._step_number)
             self._step_number += 1
@@ -163,6 +165,9 @@ class View:
             raise MethodError(f"method '{self.meter.owner}': loss must return a scalar tensor, got {got}")
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
+        if self.recipe.max_norm:
+            trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            nn.utils.clip_grad_norm_(trained, self.recipe.max_norm)
         optimizer.step()
         method.after_step()
 
@@ -249,12 +254,12 @@ class View:
             for module, training in was_training.items():
                 module.training = training
 
-    def _predict(self, inputs: Tensor) -> Array:
+    def _predict(self, inputs: Tensor | LazyPool) -> Array:
         """Logits (N, K) of the current predictor."""
-        parts = []
+        parts, size = [], self.task.evaluation_batch
         with self._evaluating() as model:
-            for start in range(0, len(inputs), _EVALUATION_BATCH):
-                batch = inputs[start : start + _EVALUATION_BATCH].to(self.device)
+            for start in range(0, len(inputs), size):
+                batch = inputs[start : start + size].to(self.device)
                 logits = as_logits(model(batch), len(batch), self.n_classes, self.meter.owner, "the evaluation set")
                 parts.append(logits.cpu())
         return torch.cat(parts).numpy() if parts else np.empty((0, self.n_classes), np.float32)
@@ -302,13 +307,12 @@ def run_adaptation(
     view.evaluate()
 
 
-def _optimizer(recipe: Recipe, groups: list[tuple[list[nn.Parameter], float]]) -> torch.optim.Optimizer:
-    trained = [{"params": parameters, "lr": lr} for parameters, lr in groups]
-    if recipe.optimizer == "sgd":
-        return torch.optim.SGD(
-            trained, momentum=recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.momentum > 0
-        )
-    return torch.optim.AdamW(trained, weight_decay=recipe.weight_decay)
+def _examples(
+    task: AdaptationTask, public: Mapping[str, Array], indices: Array, device: torch.device
+) -> Tensor | LazyPool:
+    if task.lazy:
+        return LazyPool(functools.partial(task.inputs, public), indices, device, task.evaluation_batch)
+    return task.inputs(public, indices).to(device)
 
 
 def _follow(averaged: nn.Module, model: nn.Module, decay: float) -> None:

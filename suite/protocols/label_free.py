@@ -24,17 +24,19 @@ from torch.nn import functional as F
 from ..bundle import Array
 from .features import forward_with_features, last_linear
 
-_BATCH = 1024
 _HOPKINS_SHARE = 0.05
 """Of the features, as many are compared with their neighbours (the release's value)."""
 
 
-def label_free_scores(model: nn.Module, inputs: Tensor, draw: np.random.Generator) -> dict[str, float]:
+def label_free_scores(
+    model: nn.Module, inputs: Tensor, draw: np.random.Generator, batch: int = 1024
+) -> dict[str, float]:
     """`entropy` and, where the model ends in a linear classifier, `transfer_score` of `model` on `inputs` (N, ...).
 
-    Call it without gradients and with the model in eval mode. A score that is not finite is left out.
+    At most `batch` inputs pass at a time. Call it without gradients and with the model in eval mode. A score that is
+    not finite is left out.
     """
-    parts = [forward_with_features(model, inputs[start : start + _BATCH]) for start in range(0, len(inputs), _BATCH)]
+    parts = [forward_with_features(model, inputs[start : start + batch]) for start in range(0, len(inputs), batch)]
     logits = torch.cat([part[0] for part in parts]).float()
     if logits.dim() != 2:
         return {}

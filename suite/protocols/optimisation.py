@@ -1,0 +1,63 @@
+"""What a recipe means: its optimiser, and schedules of the learning rate.
+
+A schedule maps the used share of a training, in [0, 1], to a multiple of the recipe's learning rate.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from .adaptation import Recipe
+
+Schedule = Callable[[float], float]
+
+
+def cosine_7_16(share: float) -> float:
+    """cos(7 pi / 16 share), from 1 to about 0.2, as FixMatch has it (Sohn et al., 2020, arXiv:2001.07685)."""
+    return math.cos(7.0 * math.pi / 16.0 * share)
+
+
+def constant(share: float) -> float:
+    return 1.0
+
+
+def linear(share: float) -> float:
+    """From 1 to 0."""
+    return max(0.0, 1.0 - share)
+
+
+def half_cosine(warmup: float = 0.0) -> Schedule:
+    """A linear rise from 0 over the share `warmup`, then half a cosine period down to 0."""
+
+    def schedule(share: float) -> float:
+        if share < warmup:
+            return share / warmup
+        return 0.5 * (1.0 + math.cos(math.pi * (share - warmup) / (1.0 - warmup)))
+
+    return schedule
+
+
+def steps(number: int, gamma: float) -> Schedule:
+    """`number` equal parts, the rate of each `gamma` times that of the one before."""
+
+    def schedule(share: float) -> float:
+        return gamma ** min(math.floor(share * number), number - 1)
+
+    return schedule
+
+
+def make_optimizer(recipe: Recipe, parameters: Iterable[Any]) -> torch.optim.Optimizer:
+    """The recipe's optimiser over `parameters`, tensors or groups of them; the learning rate is set at each step."""
+    decay = recipe.weight_decay
+    if recipe.optimizer == "sgd":
+        nesterov = recipe.nesterov and recipe.momentum > 0
+        return torch.optim.SGD(
+            parameters, lr=recipe.lr, momentum=recipe.momentum, weight_decay=decay, nesterov=nesterov
+        )
+    kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
+    return kind(parameters, lr=recipe.lr, weight_decay=decay)
