@@ -63,7 +63,7 @@ def test_cutout_blackens_a_square_and_nothing_else(images: Tensor) -> None:
     assert torch.equal(untouched, (images + 1)[~holes])
 
 
-def warp_slowly(image: np.ndarray, strength: list[float], second: float) -> np.ndarray:
+def warp_slowly(image: np.ndarray, strength: list[float], second: float, pixels: float) -> np.ndarray:
     """Every output pixel fetches its input position: p = rotate(scale(shear(q))) + shift, about the centre."""
     rotation, scale, shear_x, shear_y, shift_x = strength[:5]
     angle, zoom = math.radians(25 * rotation), 1 / (1 + 0.2 * scale)
@@ -74,7 +74,7 @@ def warp_slowly(image: np.ndarray, strength: list[float], second: float) -> np.n
             x, y = x + 0.3 * shear_x * y, 0.3 * shear_y * x + y
             x, y = zoom * x, zoom * y
             x, y = x * math.cos(angle) - y * math.sin(angle), x * math.sin(angle) + y * math.cos(angle)
-            x, y = x + 1.5 * shift_x + 3.5, y + (1.5 * second if shift_x else 0.0) + 3.5
+            x, y = x + pixels * shift_x + 3.5, y + (pixels * second if shift_x else 0.0) + 3.5
             left, top = math.floor(x), math.floor(y)
             for r, k in ((top, left), (top, left + 1), (top + 1, left), (top + 1, left + 1)):
                 if 0 <= r < 8 and 0 <= k < 8:
@@ -82,14 +82,15 @@ def warp_slowly(image: np.ndarray, strength: list[float], second: float) -> np.n
     return out
 
 
-def test_the_geometric_operations_are_one_affine_map(images: Tensor) -> None:
+@pytest.mark.parametrize("pixels", [1.5, 3.0])
+def test_the_geometric_operations_are_one_affine_map(images: Tensor, pixels: float) -> None:
     strength = 2 * torch.rand(24, 8, generator=seeded()) - 1
     for number in range(6):  # each operation alone, then none, then all at once
         strength[number] *= torch.arange(8) == number
     second = 2 * torch.rand(24, generator=seeded(2)) - 1
-    warped = _warp(images[:24], strength, second)
+    warped = _warp(images[:24], strength, second, pixels)
     for number in range(24):
-        slow = warp_slowly(images[number, 0].numpy(), strength[number].tolist(), float(second[number]))
+        slow = warp_slowly(images[number, 0].numpy(), strength[number].tolist(), float(second[number]), pixels)
         assert np.abs(warped[number, 0].numpy() - slow).max() < 1e-5
     assert torch.allclose(warped[5], images[5], atol=1e-6)
 
