@@ -47,7 +47,7 @@ class RobustSSL(AdaptationMethod):
     With lambda = 0 and the cross-entropy this is `supervised`.
     """
 
-    weight: float = hyper(1.0, low=0.0, high=10.0, help="weight lambda of the unlabelled loss")
+    weight: float = hyper(3.0, low=0.0, high=10.0, help="weight lambda of the unlabelled loss")
     gamma_unlabeled: float = hyper(0.25, low=0.01, high=10.0, log=True, help="gamma' of unlabelled examples")
     gamma: float = hyper(0.25, low=0.01, high=10.0, log=True, help="gamma of labelled examples, where robust")
     labeled_loss: str = hyper("cross-entropy", choices=("cross-entropy", "robust"))
