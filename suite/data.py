@@ -85,6 +85,7 @@ class Dataset:
     repository: str = ""
     repository_type: str = "dataset"
     revision: str = ""
+    folder: str = ""
     downloads: tuple[Download, ...] = ()
 
     @property
@@ -127,7 +128,7 @@ class Data:
         """Where the members of a data set lie; of a library's, the folder of the installed package."""
         dataset = self.describe(name)
         if dataset.kind != "library":
-            return self.root / name
+            return self.root / (dataset.folder or name)
         spec = importlib.util.find_spec(dataset.package)
         if spec is None or not spec.submodule_search_locations:
             raise DataMissing(f"Data set '{name}' comes with the package '{dataset.package}', which is not installed.")

@@ -1,0 +1,1 @@
+"""WILDS 2.0: distribution shifts in the wild, with unlabelled data, through the package `wilds`."""

@@ -1,0 +1,94 @@
+"""The published networks of WILDS 2.0, with the published pre-trained weights from files placed by hand."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ...suite.data import Data
+from ...suite.places import data_folder
+from ..streams.models.libraries import torchvision_net
+from ..streams.models.normalize import Normalized
+from ..streams.source_models import IMAGENET_MEAN, IMAGENET_STD, check_fit, read_weights
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PAD = 0
+_OLD_NAME = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.\w+)$")
+"""The published file of DenseNet-121 has `norm.1.weight` where torchvision now has `norm1.weight`."""
+
+
+def imagenet_net(name: str, n_classes: int, data_name: str = "", file: str = "") -> nn.Module:
+    """torchvision's classifier `name` on images in [0, 1], normalised by ImageNet's mean and deviation.
+
+    With `file` of the data set `data_name` it begins with these weights, all but the classifier, which is new. Raises
+    `DataMissing` where the file is not there and `GateError` where it does not fit.
+    """
+    net = torchvision_net(name, n_classes)
+    if file:
+        path = Data(data_folder()).file(data_name, file)
+        load_body(net, {_OLD_NAME.sub(r"\1\2", key): value for key, value in read_weights(path).items()}, path)
+    return Normalized(net, IMAGENET_MEAN, IMAGENET_STD)
+
+
+def load_body(net: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
+    """Load all but the classifier, the last linear layer, whose own initial weights stay."""
+    own = net.state_dict()
+    classifier = [name for name, layer in net.named_modules() if isinstance(layer, nn.Linear)][-1]
+    counters = {key: value for key, value in own.items() if key.endswith("num_batches_tracked")}
+    head = {key: value for key, value in own.items() if key.startswith(f"{classifier}.")}
+    body = {key: value for key, value in weights.items() if not key.startswith(f"{classifier}.")}
+    merged = counters | body | head
+    check_fit(merged, net, path)
+    net.load_state_dict(merged)
+
+
+class Standardized(nn.Module):
+    """`net` on images (B, C, H, W) brought to mean 0 and deviation 1, each channel of each image by itself."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: Tensor) -> Tensor:
+        deviation, mean = torch.std_mean(images, dim=(2, 3), keepdim=True)
+        logits: Tensor = self.net((images - mean) / torch.where(deviation == 0, 1.0, deviation))
+        return logits
+
+
+class TextClassifier(nn.Module):
+    """A sequence classifier of `transformers` on token ids (B, T), padded with 0 -> logits (B, K)."""
+
+    def __init__(self, net: Any) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, ids: Tensor) -> Tensor:
+        mask = ids != PAD
+        # One look at the longest text, for up to a quarter of the published work, which pads all to the limit.
+        longest = max(1, int(mask.sum(dim=1).max())) if len(ids) else 1
+        logits: Tensor = self.net(input_ids=ids[:, :longest], attention_mask=mask[:, :longest].long()).logits
+        return logits
+
+
+def distilbert(n_classes: int, data_name: str) -> nn.Module:
+    """DistilBERT with a new classifier, from `config.json` and `model.safetensors` of the data set `data_name`.
+
+    Raises `DataMissing` where a file is not there and `GateError` where the weights do not fit.
+    """
+    from transformers import DistilBertConfig, DistilBertForSequenceClassification
+
+    data = Data(data_folder())
+    config = DistilBertConfig.from_json_file(data.file(data_name, "config.json"))
+    config.num_labels = n_classes
+    net = DistilBertForSequenceClassification(config)
+    path = data.file(data_name, "model.safetensors")
+    weights = {key: value for key, value in read_weights(path).items() if key.startswith("distilbert.")}
+    head = {key: value for key, value in net.state_dict().items() if not key.startswith("distilbert.")}
+    check_fit(weights | head, net, path)
+    net.load_state_dict(weights | head)
+    return TextClassifier(net)

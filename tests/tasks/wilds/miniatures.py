@@ -1,0 +1,216 @@
+"""Miniature WILDS data sets in the published layout: random noise as pictures, a few words as texts.
+
+Each function writes below `root`, the `root_dir` of the package. Classes outside of the training set, those of
+unlabelled examples among them, are drawn by `hidden`: two miniatures that differ in it alone differ in what no method
+may know.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+
+def release(root: Path, name: str, version: str) -> Path:
+    """The data set's folder, with the file whose presence says that it is there."""
+    folder = root / f"{name}_v{version}"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"RELEASE_v{version}.txt").write_text("a miniature\n")
+    return folder
+
+
+def picture(path: Path, draw: np.random.Generator, side: int = 12) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(draw.integers(0, 256, (side, side, 3), dtype=np.uint8)).save(path)
+
+
+def classes(draw: np.random.Generator, hidden: int, shown: Iterable[bool], n_classes: int) -> np.ndarray:
+    """A class an example: those of `shown` ones go round, the others are drawn by `hidden`."""
+    shown = np.asarray(list(shown))
+    secret = np.random.default_rng([hidden, 77]).integers(0, n_classes, len(shown))
+    return np.where(shown, np.cumsum(shown) % n_classes, secret)
+
+
+def camelyon17(root: Path, hidden: int = 0) -> None:
+    draw = np.random.default_rng(1)
+    for name, per_slide in (("camelyon17", 3), ("camelyon17_unlabeled", 1)):
+        folder = release(root, name, "1.0")
+        slides = np.repeat(np.arange(50), per_slide)
+        table = pd.DataFrame(
+            {
+                "patient": [f"{slide:03d}" for slide in slides],
+                "node": slides % 5,
+                "x_coord": 96 * np.arange(len(slides)),
+                "y_coord": 96 * slides,
+                "tumor": -1,
+                "slide": slides,
+                "center": slides // 10,
+            }
+        )
+        if name == "camelyon17":
+            table["split"] = np.arange(len(slides)) % 4 // 3
+            trained = (table["split"] == 0) & ~table["center"].isin([1, 2])
+            table["tumor"] = classes(draw, hidden, trained, 2)
+        table.to_csv(folder / "metadata.csv")
+        for row in table.itertuples():
+            where = f"patient_{row.patient}_node_{row.node}"
+            picture(folder / "patches" / where / f"patch_{where}_x_{row.x_coord}_y_{row.y_coord}.png", draw, 96)
+
+
+def iwildcam(root: Path, hidden: int = 0) -> None:
+    draw, n = np.random.default_rng(2), np.arange(90)
+    splits = np.array(["train", "val", "test", "id_val", "id_test"])[n % 5]
+    for name, version, column in (("iwildcam", "2.0", "filename"), ("iwildcam_unlabeled", "1.0", "uid")):
+        folder, labeled = release(root, name, version), column == "filename"
+        table = pd.DataFrame(
+            {
+                "split": splits,
+                column: [f"{name[-3:]}{number:04d}{'.jpg' if labeled else ''}" for number in n],
+                "y": classes(draw, hidden, splits == ("train" if labeled else ""), 6),
+                "location_remapped": n % 9,
+                "sequence_remapped": n % 20,
+                "datetime": [f"2013-06-{1 + number % 28:02d} 08:{number % 60:02d}:00.000" for number in n],
+            }
+        )
+        if not labeled:
+            table["y"] = table["y"].replace({4: -1, 5: 99999})
+            table.loc[::3, "datetime"] = None
+            table = table.drop(columns="split")
+        table.to_csv(folder / "metadata.csv", index=False)
+        for file in table[column]:
+            picture(folder / ("train" if labeled else "images") / f"{file.removesuffix('.jpg')}.jpg", draw, 24)
+
+
+def fmow(root: Path, hidden: int = 0) -> None:
+    from wilds.datasets.fmow_dataset import categories
+
+    folder, draw = release(root, "fmow", "1.1"), np.random.default_rng(3)
+    n = np.arange(260)
+    split = draw.choice(["train", "val", "test", "seq"], len(n), p=[0.5, 0.15, 0.25, 0.1])
+    year = 2002 + n % 16
+    of_class = classes(draw, hidden, (split == "train") & (year < 2013), 62)
+    countries = ["USA", "FRA", "KEN", "CHN", "AUS", "???"]
+    pd.DataFrame(
+        {
+            "split": split,
+            "category": [categories[number] for number in of_class],
+            "country_code": [countries[number % 6] for number in draw.permutation(n)],
+            "timestamp": [f"{value}-03-11T08:15:31Z" for value in year],
+        }
+    ).to_csv(folder / "rgb_metadata.csv", index=False)
+    regions = ["Americas", "Europe", "Africa", "Asia", "Oceania"]
+    pd.DataFrame({"alpha-3": countries[:5], "region": regions}).to_csv(folder / "country_code_mapping.csv", index=False)
+    for number in n:
+        picture(folder / "images" / f"rgb_img_{number}.png", draw)
+
+
+def rxrx1(root: Path, hidden: int = 0) -> None:
+    folder, draw = release(root, "rxrx1", "1.0"), np.random.default_rng(4)
+    rows: list[dict[str, Any]] = []
+    for number, (part, cell) in enumerate(
+        [("train", "HEPG2"), ("train", "U2OS"), ("train", "HEPG2"), ("val", "HEPG2"), ("test", "U2OS")]
+    ):
+        for site in (1, 2):
+            for well in range(8):
+                rows.append(
+                    {
+                        "dataset": part,
+                        "cell_type": cell,
+                        "experiment": f"{cell}-{number:02d}",
+                        "plate": 1 + well % 4,
+                        "well": f"B{well + 2:02d}",
+                        "site": site,
+                    }
+                )
+    table = pd.DataFrame(rows)
+    table["sirna_id"] = classes(draw, hidden, (table["dataset"] == "train") & (table["site"] == 1), 8)
+    table.to_csv(folder / "metadata.csv", index=False)
+    for row in table.itertuples():
+        picture(folder / "images" / row.experiment / f"Plate{row.plate}" / f"{row.well}_s{row.site}.png", draw)
+
+
+WORDS = ("good", "bad", "fine", "poor", "great", "dull", "a", "the", "story", "plot", ",", "##s")
+
+
+def text(draw: np.random.Generator, words: int = 6) -> str:
+    return " ".join(draw.choice(WORDS[:-1], draw.integers(1, words)))
+
+
+IDENTITIES = ("male", "female", "LGBTQ", "christian", "muslim", "other_religions", "black", "white")
+OTHERS = (
+    "identity_any", "severe_toxicity", "obscene", "threat", "insult", "identity_attack", "sexual_explicit",
+)  # fmt: skip
+
+
+def civilcomments(root: Path, hidden: int = 0) -> None:
+    draw, n = np.random.default_rng(5), 400
+    folder = release(root, "civilcomments", "1.0")
+    split = draw.choice(["train", "val", "test"], n, p=[0.4, 0.2, 0.4])
+    table = pd.DataFrame({"comment_text": [text(draw) + ' "x"' for _ in range(n)], "split": split})
+    table["toxicity"] = 0.1 + 0.8 * classes(draw, hidden, split == "train", 2)
+    for name in (*IDENTITIES, *OTHERS):
+        table[name] = draw.random(n)
+    table.to_csv(folder / "all_data_with_identities.csv")
+    pool = pd.DataFrame({"comment_text": [text(draw) for _ in range(60)]})
+    pool["toxicity"] = 0.1 + 0.8 * classes(draw, hidden, [False] * 60, 2)
+    pool.to_csv(release(root, "civilcomments_unlabeled", "1.0") / "unlabeled_data_with_identities.csv")
+
+
+def amazon(root: Path, hidden: int = 0) -> None:
+    folder, draw = release(root, "amazon", "2.1"), np.random.default_rng(6)
+    codes = {"train": (0, 2, 4), "val": (1,), "test": (3,), "more": (11, 12, 13, -1)}
+    users = [(user, code) for part in codes.values() for user in range(8) for code in part for _ in range(4)]
+    split = np.array([code for _, code in users])
+    table = pd.DataFrame(
+        {
+            "reviewerID": [f"U{'' if code in codes['train'] else code}-{user}" for user, code in users],
+            "asin": [f"B{number}" for number in draw.integers(0, 20, len(users))],
+            "overall": 1.0 + classes(draw, hidden, split == 0, 5),
+            "reviewTime": "01 1, 2012",
+            "unixReviewTime": 1_300_000_000,
+            "reviewText": [text(draw) + ' "x"' for _ in users],
+            "summary": "s",
+            "verified": True,
+            "category": draw.choice(["Books", "Toys"], len(users)),
+            "reviewYear": draw.integers(2005, 2019, len(users)),
+        }
+    )
+    table.to_csv(folder / "reviews.csv", index=False, quoting=csv.QUOTE_NONNUMERIC)
+    (folder / "splits").mkdir(exist_ok=True)
+    pd.DataFrame({"split": split}).to_csv(folder / "splits" / "user.csv", index=False)
+
+
+def distilbert(folder: Path) -> None:
+    """A DistilBERT of 8 features with a vocabulary of a dozen words, in the files of the hub."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordPiece
+    from tokenizers.pre_tokenizers import BertPreTokenizer
+    from tokenizers.processors import TemplateProcessing
+    from transformers import DistilBertConfig, DistilBertForMaskedLM
+
+    folder.mkdir(parents=True, exist_ok=True)
+    vocabulary = {word: number for number, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}
+    tokenizer = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = BertPreTokenizer()
+    tokenizer.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = DistilBertConfig(
+        vocab_size=len(vocabulary), dim=8, hidden_dim=16, n_heads=2, n_layers=1, max_position_embeddings=512
+    )
+    DistilBertForMaskedLM(config).save_pretrained(folder)
+
+
+ALL: dict[str, Callable[..., None]] = {
+    "camelyon17": camelyon17,
+    "iwildcam": iwildcam,
+    "fmow": fmow,
+    "rxrx1": rxrx1,
+    "civilcomments": civilcomments,
+    "amazon": amazon,
+}
