@@ -11,8 +11,9 @@ from ...suite.bundle import Array
 from ...suite.protocols.adaptation import Recipe
 from ...suite.protocols.optimisation import constant
 from ...suite.registry import register_task
+from ..streams.models.libraries import torchvision_net
 from .images import WildsImages
-from .networks import imagenet_net
+from .networks import imagenet_normalized
 from .tables import Column
 
 _LABELED, _UNLABELED = "camelyon17_v1.0/metadata.csv", "camelyon17_unlabeled_v1.0/metadata.csv"
@@ -60,7 +61,7 @@ class WildsCamelyon17(WildsImages):
     )
 
     def model(self) -> nn.Module:
-        return imagenet_net("densenet121", self.n_classes)
+        return imagenet_normalized(torchvision_net("densenet121", self.n_classes))
 
     def file_names(self, dataset: Any, rows: Array) -> list[str]:
         return [dataset._input_array[row] for row in rows]

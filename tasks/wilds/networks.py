@@ -22,17 +22,20 @@ _OLD_NAME = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.\w+)$")
 """The published file of DenseNet-121 has `norm.1.weight` where torchvision now has `norm1.weight`."""
 
 
-def imagenet_net(name: str, n_classes: int, data_name: str = "", file: str = "") -> nn.Module:
-    """torchvision's classifier `name` on images in [0, 1], normalised by ImageNet's mean and deviation.
+def imagenet_normalized(net: nn.Module) -> nn.Module:
+    """`net` on images in [0, 1], normalised by ImageNet's mean and deviation."""
+    return Normalized(net, IMAGENET_MEAN, IMAGENET_STD)
 
-    With `file` of the data set `data_name` it begins with these weights, all but the classifier, which is new. Raises
-    `DataMissing` where the file is not there and `GateError` where it does not fit.
+
+def pretrained(name: str, n_classes: int, data_name: str, file: str) -> nn.Module:
+    """torchvision's classifier `name` with the weights in `file` of the data set `data_name` and a new classifier.
+
+    Raises `DataMissing` where the file is not there and `GateError` where it does not fit.
     """
     net = torchvision_net(name, n_classes)
-    if file:
-        path = Data(data_folder()).file(data_name, file)
-        load_body(net, {_OLD_NAME.sub(r"\1\2", key): value for key, value in read_weights(path).items()}, path)
-    return Normalized(net, IMAGENET_MEAN, IMAGENET_STD)
+    path = Data(data_folder()).file(data_name, file)
+    load_body(net, {_OLD_NAME.sub(r"\1\2", key): value for key, value in read_weights(path).items()}, path)
+    return net
 
 
 def load_body(net: nn.Module, weights: dict[str, Tensor], path: Path) -> None:

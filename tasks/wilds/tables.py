@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from ...suite.bundle import Array
 from ...suite.errors import DataMissing
 
 
@@ -17,7 +16,7 @@ from ...suite.errors import DataMissing
 class Column:
     """A column of the table `file` and what it may hold: one of `values`, or numbers from `low` to `high`.
 
-    `empty` allows cells without a value.
+    `empty` allows cells without a value; `gapless` asks that every whole number from 0 to the largest is met.
     """
 
     file: str
@@ -26,6 +25,7 @@ class Column:
     low: float | None = None
     high: float | None = None
     empty: bool = False
+    gapless: bool = False
 
 
 def check_tables(root: Path, columns: Sequence[Column]) -> None:
@@ -70,6 +70,10 @@ def _check(path: Path, column: Column, cells: Any) -> None:
         raise DataMissing(
             f"{path}, row {bad[0] + 1}: '{column.name}' is {cells.iloc[bad[0]]!r}, expected {expected}{more}. {REMEDY}"
         )
+    if column.gapless:
+        absent = np.setdiff1d(np.arange(int(numbers.max()) + 1), numbers)
+        if len(absent):
+            raise DataMissing(f"{path}: no row has the {column.name} {absent[0]}; rows are missing. {REMEDY}")
 
 
 def check_files(root: Path, names: Sequence[str], table: str, tell: Callable[[str], None]) -> None:
@@ -85,10 +89,3 @@ def check_files(root: Path, names: Sequence[str], table: str, tell: Callable[[st
             f"{root / names[absent[0]]} is missing, and {len(absent):,} of the {len(names):,} pictures that {table} "
             f"names in all. {REMEDY}"
         )
-
-
-def check_gapless(path: Path, column: str, numbers: Array) -> None:
-    """Raise `DataMissing` when a number from 0 to the largest of `numbers` (N,) is not met."""
-    absent = np.setdiff1d(np.arange(int(numbers.max()) + 1), numbers)
-    if len(absent):
-        raise DataMissing(f"{path}: no row has {column} {absent[0]}; rows are missing. {REMEDY}")

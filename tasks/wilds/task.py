@@ -67,7 +67,7 @@ class WildsTask(AdaptationTask):
 
     def build(self, data: Data) -> Bundle:
         root = self._root(data)
-        check_tables(root, self.columns)
+        self.check(root)
         self.tell("reading tables")
         labeled = self._load(root)
         if labeled.n_classes != self.n_classes:
@@ -106,6 +106,10 @@ class WildsTask(AdaptationTask):
             },
             facts={"splits": [*names, UNLABELED], "sizes": sizes, "metadata_fields": fields},
         )
+
+    def check(self, root: Path) -> None:
+        """Raise `DataMissing` naming file, row and remedy where a table below `root` is not as published."""
+        check_tables(root, self.columns)
 
     def arrays(self, data: Data, dataset: Any, rows: Array) -> dict[str, Array]:
         """What the examples `rows` of a data set of `wilds` need in the public arrays; no label may be among it."""
@@ -171,7 +175,7 @@ class WildsTask(AdaptationTask):
             warnings.simplefilter("ignore")
             try:
                 return wilds.get_dataset(self.dataset, root_dir=str(root), download=False, unlabeled=unlabeled)
-            except (AssertionError, LookupError, OSError, TypeError, ValueError) as error:
+            except Exception as error:  # every way in which tables can fail a reader that does not look
                 what = "unlabelled data" if unlabeled else "data"
                 raise DataMissing(
                     f"wilds cannot read the {what} of {self.dataset} below {root} ({type(error).__name__}: {error}); "
