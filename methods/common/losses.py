@@ -24,3 +24,8 @@ def confident_cross_entropy(logits: Tensor, target_logits: Tensor, threshold: fl
     confidence, labels = target_logits.detach().softmax(dim=1).max(dim=1)
     losses = F.cross_entropy(logits, labels, reduction="none")
     return (losses * (confidence >= threshold)).mean()
+
+
+def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """(1/B) sum_b weights_b CE(logits_b, labels_b): (B, K), (B,), (B,) -> scalar; the mean is over all B examples."""
+    return (F.cross_entropy(logits, labels, reduction="none") * weights).mean()
