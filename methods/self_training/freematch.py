@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 )
 @dataclass
 class FreeMatch(AdaptationMethod):
-    """Thresholds that follow the model's own confidence, and fairness of classes (Wang et al. 2023, arXiv:2205.07246).
+    """Thresholds that follow the model's confidence, and fairness of classes (Wang et al. 2023, arXiv:2205.07246).
 
     With q_b = softmax(f(alpha(u_b))), Q_b = softmax(f(A(u_b))), all averages over time with decay lambda from 1/K:
 
