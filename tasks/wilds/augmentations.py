@@ -89,7 +89,7 @@ def equalize(images: Tensor) -> Tensor:
     """Each channel's histogram of 256 values flattened, by the integer rule of Pillow."""
     batch, channels, height, width = images.shape
     rows = batch * channels
-    values = (255 * images).round().long().view(rows, height * width)
+    values = (255 * images).round().long().reshape(rows, height * width)
     offset = 256 * torch.arange(rows, device=images.device)[:, None]
     counts = torch.bincount((values + offset).flatten(), minlength=256 * rows).view(rows, 256)
     up_to = counts.cumsum(dim=1)
@@ -98,7 +98,7 @@ def equalize(images: Tensor) -> Tensor:
     step = (height * width - last) // 255
     table = ((step // 2 + up_to - counts) // step.clamp_min(1)).clamp_max(255)
     flat = torch.where(step > 0, table.gather(1, values), values)
-    return flat.view_as(images).to(images.dtype) / 255
+    return flat.reshape(images.shape).to(images.dtype) / 255
 
 
 def smooth(images: Tensor) -> Tensor:

@@ -1,0 +1,186 @@
+"""Augmentations against Pillow, texts against the tokeniser, networks against their published files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageEnhance, ImageOps
+from torch import Tensor, nn
+
+from selfbench.suite.bundle import BundleFolder
+from selfbench.suite.errors import DataMissing, GateError
+from selfbench.tasks.streams.models.libraries import torchvision_net
+from selfbench.tasks.wilds import networks
+from selfbench.tasks.wilds.augmentations import apply, fixmatch_augment, flip, grey_square, quarter_turn
+from selfbench.tasks.wilds.task import WildsTask
+
+SIDE = 40
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[Image.Image]:
+    draw = np.random.default_rng(0)
+    coarse = draw.integers(20, 230, (4, 5, 5, 3), dtype=np.uint8)
+    noise = draw.integers(0, 25, (4, SIDE, SIDE, 3), dtype=np.uint8)
+    return [Image.fromarray(np.kron(a, np.ones((8, 8, 1), np.uint8)) + b) for a, b in zip(coarse, noise, strict=True)]
+
+
+def tensor(pictures: list[Image.Image]) -> Tensor:
+    return torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])).permute(0, 3, 1, 2) / 255.0
+
+
+def affine(coefficients: tuple[float, ...]) -> Callable[[Image.Image], Image.Image]:
+    return lambda picture: picture.transform(picture.size, Image.Transform.AFFINE, coefficients)
+
+
+def pillow(operation: int, place: float) -> Callable[[Image.Image], Image.Image]:
+    """The published operation at its place in the range, as Pillow does it."""
+    factor, signed = 0.05 + 0.9 * place, 2 * place - 1
+    return [
+        lambda picture: picture,
+        ImageOps.autocontrast,
+        ImageOps.equalize,
+        lambda picture: ImageEnhance.Brightness(picture).enhance(factor),
+        lambda picture: ImageEnhance.Color(picture).enhance(factor),
+        lambda picture: ImageEnhance.Contrast(picture).enhance(factor),
+        lambda picture: ImageEnhance.Sharpness(picture).enhance(factor),
+        lambda picture: ImageOps.posterize(picture, int(4 + 4 * place)),
+        lambda picture: ImageOps.solarize(picture, 256 * place),
+        lambda picture: picture.rotate(30 * signed),
+        affine((1, 0.3 * signed, 0, 0, 1, 0)),
+        affine((1, 0, 0, 0.3 * signed, 1, 0)),
+        affine((1, 0, 0.3 * signed * SIDE, 0, 1, 0)),
+        affine((1, 0, 0, 0, 1, 0.3 * signed * SIDE)),
+    ][operation]
+
+
+@pytest.mark.parametrize("operation", range(14))
+def test_operations_are_those_of_pillow(pictures: list[Image.Image], operation: int) -> None:
+    places = torch.tensor([0.07, 0.36, 0.61, 0.93])
+    mine = apply(tensor(pictures), torch.full((4,), operation), places)
+    expected = tensor(
+        [pillow(operation, float(place))(picture) for picture, place in zip(pictures, places, strict=True)]
+    )
+    different = ((mine - expected).abs() > 2.01 / 255).float().mean()
+    # Where the nearest pixel is a tie, rounding decides.
+    assert different <= (0.01 if operation >= 9 else 0.0)
+    if operation:
+        assert ((mine - tensor(pictures)).abs() > 2.01 / 255).float().mean() > 0.05
+
+
+def test_each_image_has_its_own_operation(pictures: list[Image.Image]) -> None:
+    images, operation, place = tensor(pictures), torch.tensor([9, 2, 8, 12]), torch.tensor([0.9, 0.1, 0.4, 0.2])
+    together = apply(images, operation, place)
+    for row in range(4):
+        alone = apply(images[row : row + 1], operation[row : row + 1], place[row : row + 1])
+        torch.testing.assert_close(together[row], alone[0], atol=1e-6, rtol=0)
+
+
+def test_the_grey_square_is_where_it_was_drawn() -> None:
+    images = torch.zeros(1, 3, 20, 20)
+    covered = grey_square(images, torch.tensor([0.4]), torch.tensor([0.5]), torch.tensor([0.0]))[0, 0] > 0
+    assert covered[0:9, 6:15].all()
+    assert covered.sum() == 81
+
+
+def test_views_depend_on_the_generator_alone(pictures: list[Image.Image]) -> None:
+    images = tensor(pictures).repeat(16, 1, 1, 1)
+    for view in (flip, quarter_turn, fixmatch_augment):
+        first, same, other = (view(images, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+        assert torch.equal(first, same)
+        assert not torch.equal(first, other)
+        assert first.shape == images.shape
+        assert 0.0 <= float(first.min()) <= float(first.max()) <= 1.0
+    turned = quarter_turn(images, torch.Generator().manual_seed(0))
+    kinds = {
+        next(k for k in range(4) if torch.equal(turned[row], images[row].rot90(k, (1, 2))))
+        for row in range(len(images))
+    }
+    assert kinds == {0, 1, 2, 3}
+    flipped = flip(images, torch.Generator().manual_seed(0))
+    assert 20 < sum(not torch.equal(a, b) for a, b in zip(flipped, images, strict=True)) < 44
+
+
+@pytest.mark.parametrize("name", ["civilcomments", "amazon"])
+def test_texts_are_the_tokens_of_the_package_s_texts(
+    wilds_data: Path, bundles: Callable[[str], BundleFolder], miniature: Callable[[str], WildsTask], name: str
+) -> None:
+    from tokenizers import Tokenizer
+
+    task, public = miniature(name), bundles(name).public()
+    tokenizer = Tokenizer.from_file(str(wilds_data / "distilbert-base-uncased" / "tokenizer.json"))
+    dataset = task._load(wilds_data / "wilds")
+    test = task.split(bundles(name), 0).test[:5]
+    texts = dataset.get_subset("test")
+    ids = task.inputs(public, test)
+    assert ids.shape == (5, task.length)
+    for row in range(5):
+        expected = tokenizer.encode(texts[row][0]).ids
+        assert ids[row, : len(expected)].tolist() == expected
+        assert not ids[row, len(expected) :].any()
+    assert task.inputs(public, test[:0]).shape == (0, task.length)
+
+
+def test_a_text_longer_than_the_limit_is_cut(
+    at_home: Path, bundles: Callable[[str], BundleFolder], miniature: Callable[[str], WildsTask]
+) -> None:
+    from selfbench.suite.data import Data
+
+    task = miniature("civilcomments")
+    type(task).length = 4
+    whole, cut = bundles("civilcomments").public(), task.build(Data(at_home)).public
+    assert np.diff(cut["offsets"]).max() == 4
+    assert np.diff(whole["offsets"]).max() > 4
+    assert task.inputs(cut, np.arange(3)).shape == (3, 4)
+
+
+def test_distilbert_does_not_see_padding(at_home: Path) -> None:
+    net = networks.distilbert(2, "distilbert-base-uncased").eval()
+    ids = torch.tensor([[2, 5, 6, 3, 0, 0], [2, 7, 3, 0, 0, 0]])
+    logits = net(ids)
+    assert logits.shape == (2, 2)
+    torch.testing.assert_close(net(ids[1:, :3]), logits[1:])
+    weights = networks.read_weights(at_home / "distilbert-base-uncased" / "model.safetensors")
+    loaded = net.net.state_dict()
+    assert all(torch.equal(loaded[key], value) for key, value in weights.items() if key.startswith("distilbert."))
+
+
+def published(net: nn.Module) -> dict[str, Tensor]:
+    """The state as the published file of DenseNet-121 names it, without the counters that it lacks."""
+    import re
+
+    old = re.compile(r"(denselayer\d+\.(?:norm|conv))([12]\.)")
+    return {old.sub(r"\1.\2", key): value for key, value in net.state_dict().items() if "num_batches" not in key}
+
+
+def test_published_weights_but_the_classifier_are_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SELFBENCH_DATA", str(tmp_path))
+    arguments: Any = ("densenet121", 62, "densenet121-imagenet", "densenet121-a639ec97.pth")
+    with pytest.raises(DataMissing, match=r"densenet121-a639ec97\.pth is missing"):
+        networks.pretrained(*arguments)
+    source = torchvision_net("densenet121")
+    (tmp_path / "densenet121-imagenet").mkdir()
+    file = tmp_path / "densenet121-imagenet" / "densenet121-a639ec97.pth"
+    torch.save(published(source), file)
+    net = networks.pretrained(*arguments)
+    for key, value in source.features.state_dict().items():  # type: ignore[union-attr]
+        assert torch.equal(net.features.state_dict()[key], value)  # type: ignore[union-attr]
+    assert net.classifier.out_features == 62
+    torch.save({key: value for key, value in published(source).items() if "denselayer3" not in key}, file)
+    with pytest.raises(GateError, match=r"densenet121-a639ec97\.pth does not hold the weights"):
+        networks.pretrained(*arguments)
+
+
+def test_pictures_are_standardised_one_by_one() -> None:
+    net = networks.Standardized(nn.Identity())
+    images = torch.rand(3, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    images[1, 2] = 0.4
+    out = net(images)
+    assert not out[1, 2].abs().max() > 1e-6
+    assert float(out[0, 0].std()) == pytest.approx(1.0, abs=1e-5)
+    torch.testing.assert_close(net(images[:1]), out[:1])
