@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -11,14 +9,14 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ...suite.bundle import Array, Bundle, BundleFolder
 from ...suite.protocols.adaptation import AdaptationTask, Recipe, Split
 from ...suite.registry import register_task
 from ...suite.seeds import rng
 from ..splits import few_labels
-from .minilm import WIDTH, SentenceClassifier, drop_words, embed, load_encoder, tokenize
+from .frozen import FrozenVectors, encode
+from .minilm import WIDTH, SentenceClassifier, drop_words, load_encoder
 
 if TYPE_CHECKING:
     from ...suite.data import Data
@@ -46,24 +44,15 @@ class _Newsgroups(AdaptationTask):
         test = read_texts(data.file("newsgroups", "test.tab"))
         classes = sorted({label for label, _ in train})
         chosen = choose(train, test, classes)
-        ids = tokenize(data, [text for _, text in chosen], LENGTH)
-        started = time.perf_counter()
-        vectors = embed(
-            load_encoder(data),
-            ids,
-            workers=os.cpu_count() or 1,
-            tell=lambda done: self.tell(f"encoding: {done:,} of {len(ids):,} texts"),
-        )
-        seconds = time.perf_counter() - started
+        public, facts = encode(data, [text for _, text in chosen], LENGTH, self.tell)
         return Bundle(
-            public={"ids": ids, "vectors": vectors},
+            public=public,
             private={"labels": np.array([classes.index(label) for label, _ in chosen], dtype=np.int64)},
             facts={
                 "classes": classes,
                 "train_texts": TRAIN_PER_CLASS * len(classes),
                 "test_texts": TEST_PER_CLASS * len(classes),
-                "encode_seconds": round(seconds, 1),
-                "texts_per_second": round(len(ids) / seconds, 1),
+                **facts,
             },
         )
 
@@ -85,28 +74,11 @@ class _Newsgroups(AdaptationTask):
     tags=("frozen-encoder",),
     bundle="newsgroups-few",
 )
-class NewsgroupsFew(_Newsgroups):
+class NewsgroupsFew(FrozenVectors, _Newsgroups):
     """A head on MiniLM's sentence vectors of the first 128 tokens; the encoder is frozen and its pass is charged.
 
-    100 labelled, 100 validation, 4,800 unlabelled and 2,000 test texts. Weak view: each feature is dropped with
-    probability 0.1; strong view: with probability 0.5, and Gaussian noise as long as a quarter of the vector is added;
-    what remains is scaled back to length 1.
+    100 labelled, 100 validation, 4,800 unlabelled and 2,000 test texts. The views are those of `FrozenVectors`.
     """
-
-    recipe: ClassVar[Recipe] = Recipe(optimizer="adamw", lr=3e-3, weight_decay=1e-2, batch_size=32, ema=0.99)
-    cached_passes: ClassVar[float] = 1.0
-
-    def model(self) -> nn.Module:
-        return nn.Sequential(_Scale(20.0), nn.Linear(WIDTH, self.n_classes))
-
-    def inputs(self, public: Mapping[str, Array], indices: Array) -> Tensor:
-        return torch.from_numpy(np.array(public["vectors"][indices]))
-
-    def weak(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
-        return drop_features(inputs, generator, share=0.1, noise=0.0)
-
-    def strong(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
-        return drop_features(inputs, generator, share=0.5, noise=0.25)
 
 
 @register_task(
@@ -143,27 +115,6 @@ class NewsgroupsFewFinetune(_Newsgroups):
 
     def strong(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
         return drop_words(inputs, generator, share=0.5)
-
-
-class _Scale(nn.Module):
-    """Multiplies by a constant: vectors of length 1 are short for a linear head."""
-
-    def __init__(self, factor: float) -> None:
-        super().__init__()
-        self.factor = factor
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.factor * inputs
-
-
-def drop_features(vectors: Tensor, generator: torch.Generator, share: float, noise: float) -> Tensor:
-    """Zero a random `share` of the features of (B, D), add Gaussian noise of length `noise`, scale to length 1."""
-    kept = torch.rand(vectors.shape, generator=generator, device=vectors.device) >= share
-    result = vectors * kept
-    if noise:
-        spread = torch.randn(vectors.shape, generator=generator, device=vectors.device)
-        result = result + spread * (noise / vectors.shape[1] ** 0.5)
-    return F.normalize(result, dim=1)
 
 
 def read_texts(path: Path) -> list[tuple[str, str]]:

@@ -13,8 +13,9 @@ from selfbench.suite import registry
 from selfbench.suite.bundle import BundleFolder, write_bundle
 from selfbench.suite.data import Data
 from selfbench.suite.places import data_folder
-from selfbench.tasks.text import newsgroups
-from selfbench.tasks.text.newsgroups import NewsgroupsFew, NewsgroupsFewFinetune, choose, drop_features, read_texts
+from selfbench.tasks.text import frozen, newsgroups
+from selfbench.tasks.text.frozen import drop_features
+from selfbench.tasks.text.newsgroups import NewsgroupsFew, NewsgroupsFewFinetune, choose, read_texts
 
 CLASSES = [f"group.{number:02d}" for number in range(20)]
 
@@ -80,7 +81,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> BundleFolder:
     if not (data.present("newsgroups") and data.present("minilm")):
         pytest.skip("needs the data sets newsgroups and minilm: `selfbench data fetch newsgroups minilm`")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(newsgroups, "embed", lambda encoder, ids, **_: np.zeros((len(ids), 4), np.float32))
+        patch.setattr(frozen, "embed", lambda encoder, ids, **_: np.zeros((len(ids), 4), np.float32))
         return write_bundle(tmp_path_factory.mktemp("bundle") / "newsgroups", NewsgroupsFew().build(data))
 
 
