@@ -44,11 +44,19 @@ class AdaMatch(AdaptationMethod):
 
     p_x is the average over time (decay 0.999) of mean softmax(Z_x,w), p_u the mean over the last 128 batches of
     mean softmax(Z'_u,w), both from 1/K. Only the joint pass moves the running statistics of batch norm. Gradients
-    flow through both passes of x, none through a and c. Cost of a step: (4 + 2 ratio) B examples forward and
-    backward. With weight 0 it is the supervised baseline, on weak views.
+    flow through both passes of x, none through a and c. All this is as in the authors' release. Cost of a step:
+    (4 + 2 ratio) B examples forward and backward. With weight 0 it is the supervised baseline, on weak views.
+
+    The AdaMatch of USB (semilearn) leaves out the strong labelled views, the pass of x alone with the interpolation,
+    and the rise of lambda, and averages p_u over time like p_x, from its first batch; its tau is 0.95. The presets
+    take over its tau and ratio, nothing else.
     """
 
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"usb": {"ratio": 1, "threshold": 0.95}}
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "cifar10": {"ratio": 7, "threshold": 0.95},
+        "cifar100": {"ratio": 7, "threshold": 0.95},
+        "usb": {"ratio": 1, "threshold": 0.95},
+    }
 
     threshold: float = hyper(0.9, low=0.0, high=1.0, help="tau: confidence relative to that on labelled examples")
     weight: float = hyper(1.0, low=0.0, high=10.0, help="final weight lambda of the unlabelled loss")
@@ -83,7 +91,7 @@ class AdaMatch(AdaptationMethod):
 
     def targets(self, of_labeled: Tensor, of_unlabeled: Tensor) -> tuple[Tensor, Tensor]:
         """Which unlabelled examples pass (M,) and their classes (M,), from weak logits (N, K) and (M, K)."""
-        p, q = of_labeled.softmax(dim=1), of_unlabeled.softmax(dim=1)
+        p, q = (logits.softmax(dim=1, dtype=self.mean_x.dtype) for logits in (of_labeled, of_unlabeled))
         self.mean_x = torch.lerp(p.mean(dim=0), self.mean_x, self.decay)
         self.means_u[self.step % self.window] = q.mean(dim=0)
         self.step += 1

@@ -35,12 +35,13 @@ class SoftMatch(AdaptationMethod):
     average E[q] over time, and averages mu (from 1/K) and s^2 (from 1) of mean and unbiased variance of max a_b over
     a batch:
 
-        lambda(b) = exp(-min(max a_b - mu, 0)^2 / (2 s^2 / n^2))                     (eq. 7)
+        lambda(b) = exp(-min(max a_b - mu, 0)^2 / (2 s^2 / n^2))
         L = (1/B) sum_b CE(f(alpha(x_b)), y_b) + w (1/(mu B)) sum_b lambda(b) CE(f(A(u_b)), argmax q_b)
 
     Alignment moves the weights alone, never the pseudo-labels. n = `sigmas` divides the deviation (the release: 2).
     All averages have the decay m and take the batch in first; E[q] begins with the first batch. One forward of all
-    views. Cost of a step: (1 + 2 ratio) B examples forward and backward.
+    views. Cost of a step: (1 + 2 ratio) B examples forward and backward. The defaults are the published values for
+    CIFAR-10, CIFAR-100, STL-10 and SVHN.
     """
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"usb": {"ratio": 1}}
@@ -66,7 +67,7 @@ class SoftMatch(AdaptationMethod):
         logits = self.model(torch.cat([labeled.weak, unlabeled.weak, unlabeled.strong]))
         of_labeled, of_weak, of_strong = logits.split([len(labeled), len(unlabeled), len(unlabeled)])
         loss = F.cross_entropy(of_labeled, labeled.y)
-        weights = self.weights(of_weak.detach().softmax(dim=1))
+        weights = self.weights(of_weak.detach().softmax(dim=1, dtype=self.uniform.dtype))
         return loss + self.weight * weighted_cross_entropy(of_strong, of_weak.detach().argmax(dim=1), weights)
 
     def weights(self, q: Tensor) -> Tensor:

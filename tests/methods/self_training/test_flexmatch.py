@@ -48,6 +48,8 @@ def test_losses_of_several_steps_equal_a_loop_over_examples(
     for step in range(5):
         labeled, unlabeled = make_batches(view)
         unlabeled.index = (torch.arange(16) + 12 * step) % len(view.unlabeled)
+        # A batch may hold the end of one pass over the pool and the beginning of the next.
+        unlabeled.index[9:12] = unlabeled.index[:3]
         unlabeled.x = view.unlabeled[unlabeled.index]
         slow = slow_step(method, labeled, unlabeled, kept, tau, 2.0)
         expected = torch.autograd.grad(slow, parameters)
@@ -56,6 +58,7 @@ def test_losses_of_several_steps_equal_a_loop_over_examples(
         for mine, theirs in zip(torch.autograd.grad(loss, parameters), expected, strict=True):
             torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-10)
         assert {i: int(c) for i, c in enumerate(method.kept[:-1].tolist()) if c < 4} == kept
+        assert torch.equal(method.counts, torch.bincount(method.kept[:-1], minlength=5))
         with torch.no_grad():
             for parameter, gradient in zip(parameters, expected, strict=True):
                 parameter -= 0.5 * gradient
@@ -68,11 +71,11 @@ def test_thresholds_by_hand(make_view: Callable[..., Any]) -> None:
     view = make_view(method)
     assert method.thresholds().tolist() == [0.0] * 4, "nothing was learned, nothing is asked for"
     n = len(view.unlabeled)
-    method.kept[:10], method.kept[10:15] = 0, 1
+    method.keep(torch.arange(15), torch.arange(15) // 10, torch.ones(15))
     most = n - 15
     expected = [0.9 * (k / most) / (2 - k / most) for k in (10, 5, 0, 0)]
     assert method.thresholds().tolist() == pytest.approx(expected)
-    method.kept[:40] = 2
+    method.keep(torch.arange(40), torch.full((40,), 2), torch.ones(40))
     expected = [0.9 * (k / 40) / (2 - k / 40) for k in (0, 0, 40, 0)]
     assert n - 40 < 40
     assert method.thresholds().tolist() == pytest.approx(expected)
@@ -86,3 +89,4 @@ def test_an_unsure_example_keeps_its_class_and_a_sure_one_changes_it(make_view: 
     assert method.kept[5] == 4
     method.keep(torch.tensor([3]), torch.tensor([2]), torch.tensor([0.9]))
     assert method.kept[3] == 2
+    assert method.counts.tolist() == [0, 0, 1, 0, len(method.kept) - 2]

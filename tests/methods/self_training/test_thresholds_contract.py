@@ -85,3 +85,20 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
 @each
 def test_counted_passes(adapt: Callable[..., Any], method: Any, per_labeled: int) -> None:
     assert adapt(dataclasses.replace(method), limit=4 * 8 * per_labeled).counts.passes == 4 * 8 * per_labeled
+
+
+@each
+def test_under_bf16_the_state_stays_in_the_type_of_the_weights(
+    make_view: Callable[..., Any], make_batches: Callable[..., Any], method: Any, per_labeled: int
+) -> None:
+    one = dataclasses.replace(method)
+    view = make_view(one)
+    one.setup(one.model.float(), view)
+    view.labeled, view.unlabeled = view.labeled.float(), view.unlabeled.float()
+    before = {name: value.dtype for name, value in vars(one).items() if isinstance(value, torch.Tensor)}
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = one.loss(*make_batches(view))
+        loss = one.loss(*make_batches(view))
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert before == {name: value.dtype for name, value in vars(one).items() if isinstance(value, torch.Tensor)}
