@@ -18,7 +18,10 @@ SEEDS = (0, 1, 2)
 @pytest.mark.parametrize("d", [20, 200])
 @pytest.mark.parametrize("n", [1_000, 10_000])
 def test_measured_errors_stand_where_the_closed_forms_say(campaign: Callable[..., Any], d: int, n: int) -> None:
-    """Bayes error < oracle on shifted examples <= robust-ssl < supervised, each near its curve."""
+    """Labels alone stand at their curve; `robust-ssl` between that and the oracle, which knows the shifted labels.
+
+    It may pass the oracle by a little: its own labelled examples are not shifted.
+    """
     task = f"gaussian-shift-d{d}-n{n}"
     assert registry.get("task", task).load().n == n
     summary = campaign(task, "supervised", "robust-ssl", seeds=SEEDS)
@@ -31,7 +34,7 @@ def test_measured_errors_stand_where_the_closed_forms_say(campaign: Callable[...
     mu, shifted = centres(d)
     labels, oracle = averaging_error(mu, mu, LABELED), averaging_error(mu, shifted, n)
     assert bayes_error(mu) < oracle
-    assert supervised == pytest.approx(labels, abs=0.06)
+    assert supervised == pytest.approx(labels, abs=0.03)
     assert oracle - 0.01 < robust < supervised - 0.01
     if n == 10_000:
         assert robust == pytest.approx(oracle, abs=0.03)
