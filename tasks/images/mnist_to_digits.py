@@ -54,8 +54,8 @@ class MnistToDigits(AdaptationTask):
 
     `worst_group_error` is the error on the worst of the ten target classes. Weak view: a shift of at most two pixels.
     Strong view: `rand_augment` with shifts of three pixels and holes of five. The learning rate was chosen for
-    `erm-augment` among 0.03, 0.1 and 0.3 on the source validation of seeds 100 and 101, which no suite uses (mean errors
-    2.1, 2.0 and 3.0 %).
+    `erm-augment` among 0.03, 0.1 and 0.3 on the source validation of seeds 100 and 101, which no suite uses (mean
+    errors 2.1, 2.0 and 3.0 %).
     """
 
     n_classes: ClassVar[int] = 10
