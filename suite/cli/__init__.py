@@ -10,7 +10,7 @@ import sys
 import typer
 
 from ..errors import SelfbenchError
-from . import board, check, data, doctor, info, list, new, plan, run, site, tune, validate
+from . import board, check, data, doctor, export, info, list, new, plan, run, site, tune, validate
 
 app = typer.Typer(
     name="selfbench",
@@ -36,6 +36,7 @@ app.command("doctor")(doctor.doctor)
 app.add_typer(data.app, name="data")
 app.add_typer(new.app, name="new")
 app.add_typer(site.app, name="site")
+app.add_typer(export.app, name="export")
 
 
 def main() -> None:

@@ -101,6 +101,8 @@ class AdaptationTask:
     """How many examples are evaluated at a time."""
     keep_predictions: ClassVar[bool] = False
     """Whether the predicted classes of the point that counts are kept beside the records, for export."""
+    replicates: ClassVar[int] = 0
+    """How many seeds, from 0, a submission to the task's public leaderboard needs; 0 where there is none."""
 
     def build(self, data: Data) -> Bundle:
         """Decode the data; runs once, in a process of its own."""
@@ -136,6 +138,10 @@ class AdaptationTask:
     def score(self, logits: Array, labels: Array) -> Scores:
         """Metrics from predictions (N, K) and what `labels` returned of the same examples."""
         return score_classification(logits, labels)
+
+    def submission(self, seed: int, predicted: Mapping[str, Array]) -> dict[str, str]:
+        """Files of the task's public leaderboard, by their paths, from the classes predicted on each evaluated set."""
+        raise NotImplementedError
 
 
 class Batch:

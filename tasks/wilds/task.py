@@ -14,7 +14,7 @@ import functools
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -27,9 +27,6 @@ from ...suite.protocols.adaptation import AdaptationTask, Split
 from ...suite.scoring import Scores, score_classification
 from .compat import usable
 from .tables import REMEDY, Column, check_tables
-
-if TYPE_CHECKING:
-    from ...suite.registry import Entry
 
 OFFICIAL = {"test": "test", "validation": "val", "source_validation": "id_val", "source_test": "id_test"}
 """What WILDS calls the parts of a split."""
@@ -58,7 +55,6 @@ class WildsTask(AdaptationTask):
     official_metrics: ClassVar[Mapping[str, str]]
     """Official metric -> its name here, the one that ranks first."""
     replicates: ClassVar[int] = 3
-    """How many seeds a submission to the official leaderboard needs."""
     columns: ClassVar[tuple[Column, ...]]
     published_counts: ClassVar[bool] = True
     """False allows tables with fewer rows than published: miniatures."""
@@ -159,6 +155,15 @@ class WildsTask(AdaptationTask):
             results: dict[str, Any] = self._scoring.eval(predicted, y, metadata)[0]
         return results
 
+    def submission(self, seed: int, predicted: Mapping[str, Array]) -> dict[str, str]:
+        """One file a set, a class a line in official order; the evaluator finds it by how its name begins."""
+        return {
+            f"{self.dataset}/{self.dataset}_split:{OFFICIAL[part]}_seed:{seed}_pred.csv": "".join(
+                f"{number}\n" for number in classes
+            )
+            for part, classes in predicted.items()
+        }
+
     @functools.cached_property
     def _scoring(self) -> Any:
         """The labelled data set, for its metrics: they group by fields whose ranges stand in its tables."""
@@ -181,14 +186,6 @@ class WildsTask(AdaptationTask):
                     f"wilds cannot read the {what} of {self.dataset} below {root} ({type(error).__name__}: {error}); "
                     f"rows or columns are not as published. {REMEDY}"
                 ) from error
-
-
-def wilds_task(entry: Entry) -> WildsTask:
-    """The task of `entry`; raises `UsageError` when it is no task of WILDS."""
-    task = entry.load()()
-    if not isinstance(task, WildsTask):
-        raise UsageError(f"Task '{entry.name}' is not one of WILDS.")
-    return task
 
 
 def _rows(dataset: Any, names: list[str]) -> tuple[Array, Array]:
