@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +12,7 @@ from torch.nn import functional as F
 from ...suite.hyper import hyper
 from ...suite.protocols.adaptation import AdaptationMethod, Batch, LabeledBatch
 from ...suite.registry import register_method
+from ..common.dropout import dropout_before
 from ..common.features import classifier_of
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ class NoisyStudent(AdaptationMethod):
         inputs = labeled.strong if self.augment == "strong" else labeled.weak
         if len(unlabeled) == 0:
             return F.cross_entropy(self.model(inputs), labeled.y)
-        with _dropout_before(classifier_of(self.model), self.dropout):
+        with dropout_before(classifier_of(self.model), self.dropout):
             logits = self.model(torch.cat([inputs, unlabeled.strong]))
         loss = F.cross_entropy(logits[: len(labeled)], labeled.y)
         return loss + self.weight * F.cross_entropy(logits[len(labeled) :], self.targets[unlabeled.index])
@@ -95,17 +94,3 @@ class NoisyStudent(AdaptationMethod):
         self.model.eval()
         logits = torch.cat([self.model(part) for part in torch.split(inputs, _LABELLING_BATCH)])
         return logits.argmax(dim=1) if self.labels == "hard" else logits.softmax(dim=1)
-
-
-@contextlib.contextmanager
-def _dropout_before(layer: nn.Module, rate: float) -> Iterator[None]:
-    """Inside, the input of `layer` is subject to dropout, whatever its mode."""
-
-    def drop(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (F.dropout(inputs[0], rate), *inputs[1:])
-
-    handle = layer.register_forward_pre_hook(drop)
-    try:
-        yield
-    finally:
-        handle.remove()
