@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from selfbench.methods.consistency.vat import Vat, divergence, unit
 from selfbench.suite.errors import UsageError
+from selfbench.suite.protocols.adaptation import Batch, LabeledBatch
 
 
 def _kl(p: Tensor, q: Tensor) -> Tensor:
@@ -154,6 +155,31 @@ def test_dropout_is_off_in_the_passes_over_unlabelled_examples(
     torch.manual_seed(0)
     supervised = F.cross_entropy(method.model(labeled.weak), labeled.y)
     assert loss.item() == pytest.approx(supervised.item(), abs=1e-9)
+
+
+def test_half_precision_of_a_run_leaves_the_passes_over_unlabelled_examples_alone(
+    make_view: Callable[..., Any],
+) -> None:
+    generator = torch.Generator().manual_seed(2)
+    x, y, u = torch.randn(3, 6, generator=generator), torch.arange(3), torch.randn(5, 6, generator=generator)
+    values = []
+    for half in (True, False):
+        method = Vat()
+        make_view(method)
+        method.model = Linear(torch.randn(4, 6, generator=torch.Generator().manual_seed(1)))
+        labeled, unlabeled = LabeledBatch(x, y, _same, _same, _none), Batch(u, _same, _same, _none)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+            values.append(method.loss(labeled, unlabeled) - F.cross_entropy(method.model(x), y))
+    assert values[0].item() == pytest.approx(values[1].item(), abs=1e-6)
+    assert values[0].item() > 0.1
+
+
+def _same(inputs: Tensor, generator: Any) -> Tensor:
+    return inputs
+
+
+def _none(name: str) -> None:
+    return None
 
 
 def test_token_ids_are_refused_unless_the_weight_is_zero(make_view: Callable[..., Any], dropout_task: Any) -> None:
