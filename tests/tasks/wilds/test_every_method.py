@@ -96,9 +96,9 @@ def test_a_method_runs(at_home: Path, small: Any, tmp_path: Path, method: regist
             learner, needs = method.load()(**method.params()), method.options["needs"]
             run_adaptation(learner, task, public, plan, meter, context, needs)
     except UsageError as error:
-        assert isinstance(task, WildsTexts)
-        assert "inputs, which must be real numbers" in str(error)
-        return
+        if isinstance(task, WildsTexts) and "inputs, which must be real numbers" in str(error):
+            return
+        raise
     finally:
         theirs.close()
         listener.join()
