@@ -1,0 +1,1 @@
+"""Networks that semi-supervised tasks train from scratch on small images."""
