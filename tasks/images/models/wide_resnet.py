@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -23,7 +24,7 @@ class WideResNet(nn.Module):
     As the authors of FixMatch have it, unlike the first paper: leaky ReLU of slope 0.1; running statistics of momentum
     0.001; shortcuts that leave out norm and activation in all stages but the first; weights of convolutions drawn from
     N(0, 2 / fan-out), of the last layer by Xavier's rule. They give every convolution a bias; here the first alone has
-    one, for batch norm follows the others.
+    one, for batch norm follows the others. Weights and activations are channels-last, which is faster.
     """
 
     def __init__(self, depth: int, width: int, n_classes: int, stages: int = 3, first_stride: int = 1) -> None:
@@ -45,9 +46,11 @@ class WideResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="leaky_relu")
         nn.init.xavier_normal_(self.fc.weight)
         nn.init.zeros_(self.fc.bias)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.leaky_relu(self.bn(self.blocks(self.conv1(x))), SLOPE)
+        x = self.blocks(self.conv1(x.contiguous(memory_format=torch.channels_last)))
+        x = F.leaky_relu(self.bn(x), SLOPE)
         logits: Tensor = self.fc(x.mean(dim=(2, 3)))
         return logits
 
