@@ -47,7 +47,7 @@ ORDER_SEED = 0
     version="1",
     metric="worst_group_error",
     title="Sentiment: from reviews to tweets and editorials, frozen sentence vectors",
-    budget={"currency": "passes", "limit": 400000, "wall_seconds": 300.0},
+    budget={"currency": "passes", "limit": 200000, "wall_seconds": 300.0},
     data=("vader-sentiment", "minilm"),
     grants=("strong-augmentation", "domains"),
     tags=("frozen-encoder",),
@@ -71,7 +71,9 @@ class SentimentDomains(FrozenVectors):
 
     A sentence stands with the other sentences of its review or editorial on the same side of the test's border. Texts
     that occur twice, in whatever domain, are left out. One hidden layer lies below the classifier, so that there are
-    features to align. The views are those of `newsgroups-few`.
+    features to align. The views are those of `newsgroups-few`. The learning rate is the middle one of 3e-4, 1e-3 and
+    3e-3, which the source validation of the supervised baseline cannot tell apart (worst source domain 21.8, 22.7 and
+    21.7 % over seeds 100 to 102, which no suite uses, at 400,000 passes); it is as good after half of the passes.
     """
 
     n_classes: ClassVar[int] = len(CLASSES)
