@@ -23,7 +23,7 @@ class SmallResNet(nn.Module):
         self.widen2 = _convolution(2 * width, 4 * width, 2)
         self.block2 = _block(4 * width)
         self.fc = nn.Linear(4 * width, n_classes)
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.widen1(self.stem(x.contiguous(memory_format=torch.channels_last)))

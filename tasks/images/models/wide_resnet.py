@@ -46,7 +46,7 @@ class WideResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="leaky_relu")
         nn.init.xavier_normal_(self.fc.weight)
         nn.init.zeros_(self.fc.bias)
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.blocks(self.conv1(x.contiguous(memory_format=torch.channels_last)))
@@ -75,4 +75,5 @@ class _Block(nn.Module):
         y: Tensor = self.conv2(F.leaky_relu(self.bn2(self.conv1(first)), SLOPE))
         if self.shortcut is None:
             return x + y
-        return self.shortcut(first if self.activate_shortcut else x) + y
+        shortcut: Tensor = self.shortcut(first if self.activate_shortcut else x)
+        return shortcut + y
