@@ -10,9 +10,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from . import registry
 from .engine.executor import Ended, Executor
@@ -53,13 +53,17 @@ def check(
     *,
     seed: int = 0,
     budget: dict[str, float] | None = None,
+    params: Mapping[str, Any] | None = None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Finding]:
-    """Check `entry` together with `partner` (a task for a method, a method for a task); uses `folder` for its runs."""
+    """Check `entry` together with `partner` (a task for a method, a method for a task); uses `folder` for its runs.
+
+    `params` are hyper-parameters of the method that differ from its usual ones.
+    """
     task, method = (partner, entry.name) if entry.kind == "method" else (entry.name, partner)
     where = f"{method} on {task}"
     yield _registration(entry)
-    specs = expand(tasks=[task], methods=[method], seeds=[seed], budget=budget)
+    specs = expand(tasks=[task], methods=[{"name": method, "params": params or {}}], seeds=[seed], budget=budget)
     with LocalExecutor(1) as executor:
         prepare(specs, executor, Store(folder / "first"), tell)
         tell("running")
