@@ -1,24 +1,19 @@
-"""Preparation: the bundles that runs need are built once, before the runs, each in a process of its own."""
+"""Preparation: the data sets and bundles that runs need, fetched and built once, before the runs."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
 import shutil
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterable
-from pathlib import Path
-from typing import Any
 
 from . import registry
 from .bundle import BundleFolder, source_key, write_bundle
-from .errors import DataMissing, SelfbenchError
+from .errors import DataMissing
 from .files import locked
 from .places import cache_folder, data_folder
-from .spec import RunSpec, canonical
+from .spec import canonical
 
 UNASKED = 1_000_000_000
 """Bytes that a run may download without being asked to."""
@@ -56,38 +51,6 @@ def fetch_missing(tasks: Iterable[registry.Entry], progress: Callable[[str], Non
 def is_whole(folder: BundleFolder) -> bool:
     """Whether a bundle is there with the content that was built."""
     return folder.exists and not folder.damaged()
-
-
-def write_request(task: registry.Entry, folder: Path, **more: Any) -> Path:
-    """The file that tells a preparing process which bundle to build, or with `spec` and `statistics` which passes."""
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"{task.name}.json"
-    file.write_text(json.dumps({"task": task.name, "status": str(folder / f"{task.name}.status"), **more}))
-    return file
-
-
-def main(request: Path) -> int:
-    """Build what `request` names; in the preparing process. Leaves progress and errors in a status file."""
-    asked: dict[str, Any] = json.loads(request.read_text())
-    status = Path(asked["status"])
-
-    def tell(text: str) -> None:
-        with contextlib.suppress(OSError):
-            status.write_text(json.dumps({"progress": text}))
-
-    try:
-        if "spec" in asked:
-            from .frozen import build_frozen
-
-            build_frozen(RunSpec.model_validate(asked["spec"]), asked["statistics"], tell)
-        else:
-            build(registry.get("task", asked["task"]), tell)
-    except Exception as error:
-        traceback.print_exc()
-        prefix = "" if isinstance(error, SelfbenchError) else f"{type(error).__name__}: "
-        status.write_text(json.dumps({"error": f"{prefix}{error}"}))
-        return 1
-    return 0
 
 
 def build(entry: registry.Entry, tell: Callable[[str], None] = lambda _: None) -> BundleFolder:

@@ -152,7 +152,7 @@ def _call(call: str, argument: Path) -> int:
         from ..worker import main as run
 
         return run(Job.read(argument))
-    from ..prepare import main as prepare
+    from ..builder import main as prepare
 
     return prepare(argument)
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from .. import registry
+from ..builder import write_request
 from ..errors import SelfbenchError
 from ..frozen import frozen_folders, prune
-from ..prepare import bundle_folder, fetch_missing, is_whole, write_request
+from ..prepare import bundle_folder, fetch_missing, is_whole
 from ..spec import RunSpec
 from ..store import Store
 from .local import LocalExecutor

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..bundle import Array, Bundle, BundleFolder
 from ..hyper import hyper
 from ..scoring import Scores, score_classification
-from .optimisation import Schedule, cosine_7_16
+from .optimisation import Recipe as Recipe
 
 if TYPE_CHECKING:
     from ..data import Data
@@ -28,28 +28,6 @@ if TYPE_CHECKING:
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
 EVALUATED = ("test", "validation", "source_validation", "source_test")
 """The parts of a split on which predictions are made."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How every method of a task is trained, the supervised baseline included.
-
-    `schedule` gives the multiple of `lr` at each share of the budget, by default a cosine that ends at cos(7 pi / 16);
-    `ema` is the decay of the averaged weights that are evaluated (0 evaluates the trained weights themselves);
-    `points` is the number of evaluations. `momentum` and `nesterov` are those of `sgd`. Gradients longer than
-    `max_norm`, taken over all that is trained, are shortened to it; 0 leaves them alone.
-    """
-
-    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
-    lr: float = 0.03
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    batch_size: int = 64
-    ema: float = 0.999
-    points: int = 10
-    nesterov: bool = True
-    schedule: Schedule = cosine_7_16
-    max_norm: float = 0.0
 
 
 def _none() -> Array:

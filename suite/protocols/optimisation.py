@@ -1,4 +1,4 @@
-"""What a recipe means: its optimiser, and schedules of the learning rate.
+"""How the methods of a task are trained: the recipe, its optimiser, and schedules of the learning rate.
 
 A schedule maps the used share of a training, in [0, 1], to a multiple of the recipe's learning rate.
 """
@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
-
-if TYPE_CHECKING:
-    from .adaptation import Recipe
 
 Schedule = Callable[[float], float]
 
@@ -49,6 +47,28 @@ def steps(number: int, gamma: float) -> Schedule:
         return gamma ** min(math.floor(share * number), number - 1)
 
     return schedule
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How every method of a task is trained, the supervised baseline included.
+
+    `schedule` gives the multiple of `lr` at each share of the budget, by default a cosine that ends at cos(7 pi / 16);
+    `ema` is the decay of the averaged weights that are evaluated (0 evaluates the trained weights themselves);
+    `points` is the number of evaluations. `momentum` and `nesterov` are those of `sgd`. Gradients longer than
+    `max_norm`, taken over all that is trained, are shortened to it; 0 leaves them alone.
+    """
+
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    lr: float = 0.03
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    batch_size: int = 64
+    ema: float = 0.999
+    points: int = 10
+    nesterov: bool = True
+    schedule: Schedule = cosine_7_16
+    max_norm: float = 0.0
 
 
 def make_optimizer(recipe: Recipe, parameters: Iterable[Any]) -> torch.optim.Optimizer:
