@@ -131,7 +131,8 @@ class View:
                   method.parameter_groups()]  # fmt: skip
         optimizer = make_optimizer(recipe, [{"params": parameters, "lr": lr} for parameters, lr in groups])
         self._averaged = copy.deepcopy(method.model).requires_grad_(False) if recipe.ema else None
-        begin, first = meter.progress, self._step_number
+        # The first training's schedule counts what was used before it, such as passes from a cache.
+        begin, first = (meter.progress if self._step_number else 0.0), self._step_number
         state, self._resumed = self._resumed, None
         if state is not None:
             optimizer.load_state_dict(state["optimizer"])
