@@ -746,3 +746,18 @@ def test_the_end_of_a_stream_is_its_last_tenth(play: Play) -> None:
     assert outcome.metrics["end_error"] * 120 >= wrong.sum()
     assert outcome.metrics["end_error"] * 120 <= wrong.sum() + 20
     assert outcome.metrics["end_error"] > 2 * outcome.metrics["error"]
+
+
+def test_the_schedule_counts_what_a_cache_saved(play: Play) -> None:
+    """The first step of a task with cached passes is not at the schedule's beginning."""
+    shares: list[float] = []
+    entry = registry.get("task", "toy-adaptation")
+
+    class Cached(entry.load()):  # type: ignore[misc]
+        cached_passes = 1.0
+        recipe = dataclasses.replace(entry.load().recipe, schedule=lambda share: shares.append(share) or 1.0)
+
+    shown = 12 + 376
+    play(Watcher(), "toy-adaptation", task=Cached(), limit=2 * shown)
+    assert shares[0] == 0.5
+    assert shares == sorted(shares)
