@@ -45,11 +45,10 @@ def frozen_folders(spec: RunSpec) -> dict[str, BundleFolder]:
 def build_frozen(spec: RunSpec, statistics: str, tell: Callable[[str], None] = lambda _: None) -> BundleFolder:
     """Compute one folder of `frozen_folders(spec)` unless it is whole; in a process that holds no method."""
     import torch
-    from torch import nn
 
     from .protocols.context import prepare_torch
     from .protocols.features import forward_with_features
-    from .protocols.frozen_passes import order_digest
+    from .protocols.frozen_passes import order_digest, use_batch_statistics
 
     folder = frozen_folders(spec)[statistics]
     with locked(folder.path.parent / f".{folder.path.name}.lock"):
@@ -63,10 +62,7 @@ def build_frozen(spec: RunSpec, statistics: str, tell: Callable[[str], None] = l
         model.load_state_dict(bundle.model())
         model.to(device).eval().requires_grad_(False)
         if statistics == "batch":
-            for layer in model.modules():
-                if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-                    layer.track_running_stats = False
-                    layer.running_mean = layer.running_var = None
+            use_batch_statistics(model)
         rows = []
         with torch.no_grad():
             for batch in range(len(stream.cuts) - 1):

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from ...suite.errors import UsageError
+from ...suite.protocols.frozen_passes import use_batch_statistics as use_batch_statistics
 
 NORM_LAYERS = (_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
@@ -41,18 +42,6 @@ def batch_norm_layers(model: nn.Module) -> list[_BatchNorm]:
             "A task grants `batch-norm` only when its model has some."
         )
     return layers
-
-
-def use_batch_statistics(model: nn.Module) -> None:
-    """Make batch norm layers normalise with the statistics of the batch, in eval mode too.
-
-    The statistics of the source are dropped. The variance is the biased one, as in training. A model
-    without batch norm is left as it is.
-    """
-    for layer in model.modules():
-        if isinstance(layer, _BatchNorm):
-            layer.track_running_stats = False
-            layer.running_mean = layer.running_var = None
 
 
 def mix_batch_statistics(model: nn.Module, source_weight: float) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..bundle import Array, BundleFolder
 from ..meter import Meter
@@ -25,6 +26,18 @@ def order_digest(indices: Array, cuts: Array) -> str:
     for array in (indices, cuts):
         digest.update(np.ascontiguousarray(array, dtype="<i8").tobytes() + b"|")
     return digest.hexdigest()
+
+
+def use_batch_statistics(model: nn.Module) -> None:
+    """Make batch norm layers normalise with the statistics of the batch, in eval mode too.
+
+    The statistics of the source are dropped. The variance is the biased one, as in training. A model
+    without batch norm is left as it is.
+    """
+    for layer in model.modules():
+        if isinstance(layer, _BatchNorm):
+            layer.track_running_stats = False
+            layer.running_mean = layer.running_var = None
 
 
 class FrozenCache:

@@ -49,7 +49,7 @@ def run_stream(
     torch.manual_seed(derive(context.spec.seed, "method"))
     generator = torch.Generator(device).manual_seed(derive(context.spec.seed, "method", "generator"))
     cache = FrozenCache(frozen or {}, plan, meter, device)
-    source = _source(task, public, model, generator, needs)
+    source = make_source(task, public, model, generator, needs)
     source.cache = cache
     with meter.running():
         try:
@@ -107,7 +107,7 @@ def run_stream(
     sealer.flush()
 
 
-def _source(
+def make_source(
     task: StreamTask,
     public: Mapping[str, Array],
     model: nn.Module,

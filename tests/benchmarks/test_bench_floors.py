@@ -23,7 +23,7 @@ from selfbench.suite.data import Data
 from selfbench.suite.meter import Meter
 from selfbench.suite.places import data_folder
 from selfbench.suite.prepare import build
-from selfbench.suite.protocols.stream_loop import _source
+from selfbench.suite.protocols.stream_loop import make_source
 from selfbench.suite.spec import Budget
 from selfbench.suite.suites import misfit
 
@@ -68,7 +68,7 @@ def test_a_method_beside_its_floor(benchmark: BenchmarkFixture, bundle: BundleFo
     meter = Meter(Budget(limit=1e12), name)
     meter.attach(model.eval())
     torch.manual_seed(0)
-    source = _source(task, public, model, torch.Generator().manual_seed(0), entry.options["needs"])
+    source = make_source(task, public, model, torch.Generator().manual_seed(0), entry.options["needs"])
     method = entry.load()(**entry.params(preset=registry.get("task", TASK).options["preset"]))
     method.setup(model, source)
 

@@ -1,4 +1,4 @@
-"""Augmentations against Pillow, texts against the tokeniser, networks against their published files."""
+"""Augmentations, texts against the tokeniser, networks against their published files."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageEnhance, ImageOps
+from PIL import Image
 from torch import Tensor, nn
 
 from selfbench.suite.bundle import BundleFolder
 from selfbench.suite.errors import DataMissing, GateError
+from selfbench.tasks.images.color_augmentations import rand_augment
 from selfbench.tasks.streams.models.libraries import torchvision_net
 from selfbench.tasks.wilds import networks
-from selfbench.tasks.wilds.augmentations import apply, fixmatch_augment, flip, grey_square, quarter_turn
+from selfbench.tasks.wilds.augmentations import fixmatch_augment, flip, grey_square, quarter_turn
 from selfbench.tasks.wilds.task import WildsTask
 
 SIDE = 40
@@ -34,58 +35,21 @@ def tensor(pictures: list[Image.Image]) -> Tensor:
     return torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])).permute(0, 3, 1, 2) / 255.0
 
 
-def affine(coefficients: tuple[float, ...]) -> Callable[[Image.Image], Image.Image]:
-    return lambda picture: picture.transform(picture.size, Image.Transform.AFFINE, coefficients)
-
-
-def pillow(operation: int, place: float) -> Callable[[Image.Image], Image.Image]:
-    """The published operation at its place in the range, as Pillow does it."""
-    factor, signed = 0.05 + 0.9 * place, 2 * place - 1
-    return [
-        lambda picture: picture,
-        ImageOps.autocontrast,
-        ImageOps.equalize,
-        lambda picture: ImageEnhance.Brightness(picture).enhance(factor),
-        lambda picture: ImageEnhance.Color(picture).enhance(factor),
-        lambda picture: ImageEnhance.Contrast(picture).enhance(factor),
-        lambda picture: ImageEnhance.Sharpness(picture).enhance(factor),
-        lambda picture: ImageOps.posterize(picture, int(4 + 4 * place)),
-        lambda picture: ImageOps.solarize(picture, 256 * place),
-        lambda picture: picture.rotate(30 * signed),
-        affine((1, 0.3 * signed, 0, 0, 1, 0)),
-        affine((1, 0, 0, 0.3 * signed, 1, 0)),
-        affine((1, 0, 0.3 * signed * SIDE, 0, 1, 0)),
-        affine((1, 0, 0, 0, 1, 0.3 * signed * SIDE)),
-    ][operation]
-
-
-@pytest.mark.parametrize("operation", range(14))
-def test_operations_are_those_of_pillow(pictures: list[Image.Image], operation: int) -> None:
-    places = torch.tensor([0.07, 0.36, 0.61, 0.93])
-    mine = apply(tensor(pictures), torch.full((4,), operation), places)
-    expected = tensor(
-        [pillow(operation, float(place))(picture) for picture, place in zip(pictures, places, strict=True)]
-    )
-    different = ((mine - expected).abs() > 2.01 / 255).float().mean()
-    # Where the nearest pixel is a tie, rounding decides.
-    assert different <= (0.01 if operation >= 9 else 0.0)
-    if operation:
-        assert ((mine - tensor(pictures)).abs() > 2.01 / 255).float().mean() > 0.05
-
-
-def test_each_image_has_its_own_operation(pictures: list[Image.Image]) -> None:
-    images, operation, place = tensor(pictures), torch.tensor([9, 2, 8, 12]), torch.tensor([0.9, 0.1, 0.4, 0.2])
-    together = apply(images, operation, place)
-    for row in range(4):
-        alone = apply(images[row : row + 1], operation[row : row + 1], place[row : row + 1])
-        torch.testing.assert_close(together[row], alone[0], atol=1e-6, rtol=0)
-
-
 def test_the_grey_square_is_where_it_was_drawn() -> None:
     images = torch.zeros(1, 3, 20, 20)
     covered = grey_square(images, torch.tensor([0.4]), torch.tensor([0.5]), torch.tensor([0.0]))[0, 0] > 0
     assert covered[0:9, 6:15].all()
     assert covered.sum() == 81
+
+
+def test_the_strong_view_is_the_pool_of_fixmatch_under_a_grey_square(pictures: list[Image.Image]) -> None:
+    images, generator = tensor(pictures), torch.Generator().manual_seed(4)
+    changed = rand_augment(images, generator)
+    size, x, y = torch.rand(3, len(images), generator=generator)
+    expected = grey_square(changed, 0.5 * size, x, y)
+    mine = fixmatch_augment(images, torch.Generator().manual_seed(4))
+    assert torch.equal(mine, expected)
+    assert not torch.equal(expected, changed)
 
 
 def test_views_depend_on_the_generator_alone(pictures: list[Image.Image]) -> None:
