@@ -43,6 +43,8 @@ class LocalExecutor:
         self._line, theirs = socket.socketpair()
         environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
         environment |= dict.fromkeys(_THREAD_VARIABLES, "1")
+        # A CUDA driver that an import asked for devices does not survive a fork: ask its management library.
+        environment["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
         self._server = subprocess.Popen(
             [sys.executable, "-m", "selfbench.suite.engine.forkserver", str(theirs.fileno()), *warm],
             pass_fds=(theirs.fileno(),),
