@@ -24,6 +24,7 @@ SHORT = {"note": {"source_steps": 20}, "rmt-replay": {"warmup_images": 600}, "vi
 TASKS = ("digits-c-continual", "digits-semi", "mnist-to-digits", "cifar10-jpeg-c-continual")
 """In the order of preference."""
 PASSES = {"stream": 6_000, "adaptation": 12_000}
+NAME = "test_gpu_agrees_with_the_cpu"
 APART = 0.1
 """How far the two errors may lie apart: a filter that once decides otherwise goes another way."""
 
@@ -61,9 +62,12 @@ def spec(method: registry.Entry, device: str) -> RunSpec | None:
 
 
 @pytest.fixture(scope="module")
-def records(toys: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Record]:
-    """Both records of each method by run id, from one campaign: a test for each would start a context for each."""
-    specs = [found for method in ours() for device in ("cuda", "cpu") if (found := spec(method, device))]
+def records(toys: None, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Record]:
+    """Both records of each selected method by run id, from one campaign on all cores."""
+    methods = [
+        item.callspec.params["method"] for item in request.session.items if getattr(item, "originalname", "") == NAME
+    ]
+    specs = [found for method in methods for device in ("cuda", "cpu") if (found := spec(method, device))]
     store = Store(tmp_path_factory.mktemp("gpu") / "results")
     with LocalExecutor(max(1, (os.cpu_count() or 1) - 2), (0,), warm_modules(specs)) as executor:
         prepare(specs, executor, store, lambda text: None)
@@ -77,7 +81,7 @@ def test_gpu_agrees_with_the_cpu(method: registry.Entry, request: pytest.Fixture
     there, here = spec(method, "cuda"), spec(method, "cpu")
     if there is None or here is None:
         pytest.skip("no task of TASKS fits, or its data is not here")
-    records = request.getfixturevalue("records")
+    records: dict[str, Record] = request.getfixturevalue("records")
     gpu, cpu = records[there.run_id], records[here.run_id]
     assert gpu.status == "ok", gpu.reason
     assert cpu.status == "ok", cpu.reason
