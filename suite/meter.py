@@ -58,6 +58,7 @@ class Meter:
         self._depth = 0
         self._set_aside: list[list[tuple[dict[int, Any], int, Any]]] = []
         self._started: float | None = None
+        self._unsettled = False
         _METERS[id(self)] = self
 
     @property
@@ -119,6 +120,7 @@ class Meter:
         was_running = self._started is not None
         if was_running:
             self.stop()
+        self.settle()
         self._pauses += 1
         try:
             yield
@@ -141,15 +143,26 @@ class Meter:
         self._started = time.perf_counter()
 
     def stop(self) -> None:
-        """Stop the clock, after a wait for the device; nothing happens when it stands."""
+        """Stop the clock; nothing happens when it stands. What a GPU has still to do is counted by `settle`."""
         if self._started is not None:
-            if self._device.type == "cuda":
-                torch.cuda.synchronize(self._device)
             self.counts.seconds += time.perf_counter() - self._started
             self._started = None
+            self._unsettled = self._device.type == "cuda"
+
+    def settle(self) -> None:
+        """Wait for the device and count the wait: before work that is off the clock, and before the counts are read.
+
+        Not after every step: the host would then launch the next one while the device stands idle.
+        """
+        if self._unsettled:
+            started = time.perf_counter()
+            torch.cuda.synchronize(self._device)
+            self.counts.seconds += time.perf_counter() - started
+            self._unsettled = False
 
     def state(self) -> dict[str, float]:
         """The counts, for a checkpoint."""
+        self.settle()
         return {item.name: getattr(self.counts, item.name) for item in fields(Counts)}
 
     def restore(self, state: dict[str, Any]) -> None:
