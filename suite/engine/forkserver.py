@@ -19,6 +19,7 @@ import signal
 import socket
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,8 @@ def main(fd: int, modules: Sequence[str] = ()) -> None:
         # Parsed once here, not in every job.
         registry.entries(kind)
     gc.freeze()
+    # Python 3.12 warns of any second thread. The one there can be is of pyarrow's allocator, which minds forks.
+    warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
     adopt_orphans()
     wake_read, wake_write = os.pipe()
     for end in (wake_read, wake_write):
