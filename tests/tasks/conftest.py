@@ -1,11 +1,25 @@
-"""Built bundles of the digits tasks, each built once for all tests."""
+"""Built bundles of the digits tasks, each built once for all tests, and runs of adaptation tasks."""
 
 from __future__ import annotations
 
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
+import torch
 
 from selfbench.suite.bundle import BundleFolder, write_bundle
 from selfbench.suite.data import Data
+from selfbench.suite.meter import Meter
+from selfbench.suite.protocols.adaptation import AdaptationTask
+from selfbench.suite.protocols.adaptation_loop import run_adaptation
+from selfbench.suite.protocols.context import Context
+from selfbench.suite.scorer import Outcome, make_scorer
+from selfbench.suite.spec import Budget, MethodRef, RunSpec, TaskRef
+from selfbench.suite.wire import Wire
 from selfbench.tasks.images.digits_semi import DigitsSemi
 from selfbench.tasks.streams.digits_c import DigitsCContinual
 
@@ -24,3 +38,48 @@ def digits_c(tmp_path_factory: pytest.TempPathFactory, nothing_fetched: Data) ->
 @pytest.fixture(scope="session")
 def digits_semi(tmp_path_factory: pytest.TempPathFactory, nothing_fetched: Data) -> BundleFolder:
     return write_bundle(tmp_path_factory.mktemp("bundles") / "digits-semi", DigitsSemi().build(nothing_fetched))
+
+
+@pytest.fixture
+def play(tmp_path: Path) -> Callable[..., Outcome]:
+    """play(method, task, bundle, ...): the real loop here, the real scorer at the other end of a real line."""
+
+    def call(method: Any, task: AdaptationTask, bundle: BundleFolder, limit: float, seed: int = 0) -> Outcome:
+        options = type(task).__selfbench__  # type: ignore[attr-defined]
+        spec = RunSpec(
+            task=TaskRef(name=options["name"], version=options["version"]),
+            method=MethodRef(name="tested", version="1"),
+            seed=seed,
+            budget=Budget(limit=limit),
+            selection=options["selection"],
+        )
+        scorer = make_scorer(task, bundle, spec, tmp_path)
+        ours, theirs = socket.socketpair()
+        errors: list[Exception] = []
+
+        def listen() -> None:
+            wire = Wire(ours)
+            try:
+                while (message := wire.receive()) is not None:
+                    scorer.handle(message, wire)
+            except Exception as error:
+                errors.append(error)
+                ours.close()
+
+        listener = threading.Thread(target=listen)
+        listener.start()
+        context = Context(spec, torch.device("cpu"), Wire(theirs), tmp_path, checkpoint_seconds=1e9)
+        needs = type(method).__selfbench__["needs"]
+        try:
+            with torch.random.fork_rng(devices=[]):
+                meter = Meter(spec.budget, "tested")
+                run_adaptation(method, task, bundle.public(), scorer.plan(), meter, context, needs)
+        finally:
+            theirs.close()
+            listener.join()
+            ours.close()
+        if errors:
+            raise errors[0]
+        return scorer.outcome()
+
+    return call

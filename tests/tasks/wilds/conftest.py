@@ -4,26 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import socket
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from torch import nn
 
 from selfbench.suite import registry
 from selfbench.suite.bundle import BundleFolder, write_bundle
 from selfbench.suite.data import Data
-from selfbench.suite.meter import Meter
-from selfbench.suite.protocols.adaptation_loop import run_adaptation
-from selfbench.suite.protocols.context import Context
-from selfbench.suite.scorer import Outcome, make_scorer
-from selfbench.suite.spec import Budget, MethodRef, RunSpec, TaskRef
-from selfbench.suite.wire import Wire
 from selfbench.tasks.wilds.images import WildsImages
 from selfbench.tasks.wilds.task import WildsTask
 
@@ -95,48 +86,3 @@ def bundles(wilds_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         return built[name]
 
     return get
-
-
-@pytest.fixture
-def play_wilds(tmp_path: Path) -> Callable[..., Outcome]:
-    """play_wilds(method, task, bundle, ...): the real loop here, the real scorer at the other end of a real line."""
-
-    def call(method: Any, task: WildsTask, bundle: BundleFolder, limit: float, seed: int = 0) -> Outcome:
-        options = type(task).__selfbench__  # type: ignore[attr-defined]
-        spec = RunSpec(
-            task=TaskRef(name=options["name"], version=options["version"]),
-            method=MethodRef(name="tested", version="1"),
-            seed=seed,
-            budget=Budget(limit=limit),
-            selection=options["selection"],
-        )
-        scorer = make_scorer(task, bundle, spec, tmp_path)
-        ours, theirs = socket.socketpair()
-        errors: list[Exception] = []
-
-        def listen() -> None:
-            wire = Wire(ours)
-            try:
-                while (message := wire.receive()) is not None:
-                    scorer.handle(message, wire)
-            except Exception as error:
-                errors.append(error)
-                ours.close()
-
-        listener = threading.Thread(target=listen)
-        listener.start()
-        context = Context(spec, torch.device("cpu"), Wire(theirs), tmp_path, checkpoint_seconds=1e9)
-        needs = type(method).__selfbench__["needs"]
-        try:
-            with torch.random.fork_rng(devices=[]):
-                meter = Meter(spec.budget, "tested")
-                run_adaptation(method, task, bundle.public(), scorer.plan(), meter, context, needs)
-        finally:
-            theirs.close()
-            listener.join()
-            ours.close()
-        if errors:
-            raise errors[0]
-        return scorer.outcome()
-
-    return call

@@ -156,11 +156,11 @@ def test_official_metrics_equal_their_definition(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_run_from_end_to_end(
-    at_home: Path, bundles: Bundles, miniature: Miniature, play_wilds: Callable[..., Any], name: str
+    at_home: Path, bundles: Bundles, miniature: Miniature, play: Callable[..., Any], name: str
 ) -> None:
     task, bundle = miniature(name), bundles(name)
-    outcome = play_wilds(Supervised(), task, bundle, limit=300.0)
-    again = play_wilds(Supervised(), task, bundle, limit=300.0)
+    outcome = play(Supervised(), task, bundle, limit=300.0)
+    again = play(Supervised(), task, bundle, limit=300.0)
     assert outcome.predictions_sha256 == again.predictions_sha256
     split = task.split(bundle, 0)
     with np.load(outcome.predictions) as kept:

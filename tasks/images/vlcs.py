@@ -1,0 +1,118 @@
+"""VLCS: five kinds of things in four collections of photographs."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from ...suite.protocols.adaptation import Recipe
+from ...suite.protocols.optimisation import constant
+from ...suite.registry import register_task
+from .domains import DomainAdaptation
+
+
+class Vlcs(DomainAdaptation):
+    """VLCS (Fang et al., ICCV 2013), 10,729 photographs."""
+
+    data_name: ClassVar[str] = "vlcs"
+    n_classes: ClassVar[int] = 5
+    domains: ClassVar[tuple[str, ...]] = ("VOC2007", "LabelMe", "Caltech101", "SUN09")
+    sizes: ClassVar[tuple[int, ...]] = (3376, 2656, 1415, 3282)
+
+
+@register_task(
+    "vlcs-to-voc2007",
+    protocol="adaptation",
+    version="1",
+    metric="error",
+    title="VLCS, three labelled domains to VOC2007",
+    budget={"currency": "passes", "limit": 1440000, "wall_seconds": 172800.0, "memory_mb": 16384},
+    data=("vlcs", "torchvision-models"),
+    grants=("images", "norm-layers", "batch-norm", "strong-augmentation", "domains"),
+    tags=("gpu",),
+    selection="source-validation",
+    bundle="vlcs-adaptation",
+)
+class VlcsToVOC2007(Vlcs):
+    """Labelled LabelMe, Caltech101 and SUN09; unlabelled VOC2007."""
+
+    targets: ClassVar[tuple[str, ...]] = ("VOC2007",)
+
+
+@register_task(
+    "vlcs-to-labelme",
+    protocol="adaptation",
+    version="1",
+    metric="error",
+    title="VLCS, three labelled domains to LabelMe",
+    budget={"currency": "passes", "limit": 1440000, "wall_seconds": 172800.0, "memory_mb": 16384},
+    data=("vlcs", "torchvision-models"),
+    grants=("images", "norm-layers", "batch-norm", "strong-augmentation", "domains"),
+    tags=("gpu",),
+    selection="source-validation",
+    bundle="vlcs-adaptation",
+)
+class VlcsToLabelme(Vlcs):
+    """Labelled VOC2007, Caltech101 and SUN09; unlabelled LabelMe."""
+
+    targets: ClassVar[tuple[str, ...]] = ("LabelMe",)
+
+
+@register_task(
+    "vlcs-to-caltech101",
+    protocol="adaptation",
+    version="1",
+    metric="error",
+    title="VLCS, three labelled domains to Caltech101",
+    budget={"currency": "passes", "limit": 1440000, "wall_seconds": 172800.0, "memory_mb": 16384},
+    data=("vlcs", "torchvision-models"),
+    grants=("images", "norm-layers", "batch-norm", "strong-augmentation", "domains"),
+    tags=("gpu",),
+    selection="source-validation",
+    bundle="vlcs-adaptation",
+)
+class VlcsToCaltech101(Vlcs):
+    """Labelled VOC2007, LabelMe and SUN09; unlabelled Caltech101."""
+
+    targets: ClassVar[tuple[str, ...]] = ("Caltech101",)
+
+
+@register_task(
+    "vlcs-to-sun09",
+    protocol="adaptation",
+    version="1",
+    metric="error",
+    title="VLCS, three labelled domains to SUN09",
+    budget={"currency": "passes", "limit": 1440000, "wall_seconds": 172800.0, "memory_mb": 16384},
+    data=("vlcs", "torchvision-models"),
+    grants=("images", "norm-layers", "batch-norm", "strong-augmentation", "domains"),
+    tags=("gpu",),
+    selection="source-validation",
+    bundle="vlcs-adaptation",
+)
+class VlcsToSUN09(Vlcs):
+    """Labelled VOC2007, LabelMe and Caltech101; unlabelled SUN09."""
+
+    targets: ClassVar[tuple[str, ...]] = ("SUN09",)
+
+
+@register_task(
+    "vlcs-from-voc2007",
+    protocol="adaptation",
+    version="1",
+    metric="error",
+    title="VLCS, VOC2007 to three other domains",
+    budget={"currency": "passes", "limit": 480000, "wall_seconds": 172800.0, "memory_mb": 16384},
+    data=("vlcs", "torchvision-models"),
+    grants=("images", "norm-layers", "batch-norm", "strong-augmentation", "domains"),
+    tags=("gpu",),
+    selection="source-validation",
+    bundle="vlcs-adaptation",
+)
+class VlcsFromVOC2007(Vlcs):
+    """Labelled VOC2007; unlabelled LabelMe, Caltech101 and SUN09."""
+
+    sources: ClassVar[tuple[str, ...]] = ("VOC2007",)
+    targets: ClassVar[tuple[str, ...]] = ("LabelMe", "Caltech101", "SUN09")
+    recipe: ClassVar[Recipe] = Recipe(
+        optimizer="adam", lr=5e-5, weight_decay=0.0, batch_size=32, ema=0.0, schedule=constant
+    )
