@@ -102,8 +102,8 @@ def _checked(task: AdaptationTask, bundle: BundleFolder, store: Store, spec: Run
         expected = len(getattr(split, name))
         if expected != len(predicted.get(name, ())):
             raise UsageError(f"{path} has {len(predicted.get(name, ()))} of {expected} predictions of {name}. {again}")
-    one_hot = np.eye(task.n_classes, dtype=np.float32)[predicted["test"]]
-    reached = task.score(one_hot, task.labels(private, split.test)).metrics[record.primary]
+    outputs = task.unpredicted(predicted["test"])
+    reached = task.score(outputs, task.labels(private, split.test)).metrics[record.primary]
     if abs(reached - record.metrics[record.primary]) > TOLERANCE:
         raise UsageError(
             f"{path} is not of run {spec.run_id}: its {record.primary} is {reached:.6f}, the record says "

@@ -14,7 +14,19 @@ NEEDS: Mapping[str, str] = {
     "domain-boundaries": "being told when the domain changes",
     "strong-augmentation": "a strong view of every input, beside the weak one",
     "domains": "the domain of every labelled and unlabelled example",
+    "verifier": "verdicts on answers to prompts of the pool",
+    "answers": "the true answers to prompts of the pool, as hints",
+    "solutions": "worked responses to prompts of the pool (an upper bound)",
 }
+
+OUTPUTS: Mapping[str, str] = {
+    "classes": "one of K classes an example: logits (B, K)",
+    "numbers": "numbers: (B, K)",
+    "labels": "yes or no for each of K labels: logits (B, K)",
+    "tokens": "one of K classes a token: logits (B, T, K)",
+    "boxes": "boxes with classes",
+}
+"""What the model of an adaptation task returns. A method names the kinds that it works on."""
 
 
 def missing_needs(needs: Iterable[str], grants: Iterable[str]) -> list[str]:

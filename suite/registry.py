@@ -26,6 +26,7 @@ from typing import Any, Literal, TypeVar
 
 from .errors import SelfbenchError, UsageError, did_you_mean
 from .hyper import check_value
+from .needs import OUTPUTS
 from .registry_cache import Form, read_cached
 
 Kind = Literal["method", "task"]
@@ -34,6 +35,7 @@ PROTOCOLS = ("stream", "adaptation", "policy")
 _BASES = {
     "StreamMethod": ("protocols/stream.py", "stream"),
     "AdaptationMethod": ("protocols/adaptation.py", "adaptation"),
+    "PolicyMethod": ("protocols/policy.py", "policy"),
 }
 _Class = TypeVar("_Class", bound=type)
 
@@ -115,16 +117,18 @@ def register_method(
     paper: str,
     needs: tuple[str, ...] = (),
     frozen: tuple[str, ...] = (),
+    outputs: tuple[str, ...] = ("classes",),
     version: str = "1",
 ) -> Callable[[_Class], _Class]:
     """Register a method class. All arguments must be literals.
 
     `family` is the idea it belongs to, `paper` its source (`arXiv:...`, a DOI, or `-`), `needs` what it asks of a
     task (see docs/architecture.md), `frozen` the passes of the unchanged source model that it takes from
-    `Source.frozen` ("source" or "batch" statistics); raise `version` whenever its results change.
+    `Source.frozen` ("source" or "batch" statistics), `outputs` the kinds of model outputs that it works on (`OUTPUTS`);
+    raise `version` whenever its results change.
     """
     return _mark("method", name, {"family": family, "protocol": protocol, "paper": paper, "needs": needs,
-                                  "frozen": frozen, "version": version})  # fmt: skip
+                                  "frozen": frozen, "outputs": outputs, "version": version})  # fmt: skip
 
 
 def register_task(
@@ -141,18 +145,19 @@ def register_task(
     selection: str = "last",
     bundle: str | None = None,
     preset: str = "",
+    outputs: str = "classes",
 ) -> Callable[[_Class], _Class]:
     """Register a task class. All arguments must be literals.
 
     `metric` names the primary one, `budget` is the standard budget of a run (fields of `Budget`), `data` the data
     sets it needs, `grants` what it offers to methods, `selection` its standard rule, `bundle` the name of the bundle
     that it shares with other tasks of its file, `preset` the published hyper-parameters that methods use on it where
-    they have them (`presets` of the method); any change of the protocol raises `version`, and the board never mixes
-    versions.
+    they have them (`presets` of the method), `outputs` what its model returns (`OUTPUTS`); any change of the protocol
+    raises `version`, and the board never mixes versions.
     """
     options = {"protocol": protocol, "version": version, "metric": metric, "title": title, "budget": dict(budget),
                "data": data, "grants": grants, "tags": tags, "selection": selection, "bundle": bundle,
-               "preset": preset}  # fmt: skip
+               "preset": preset, "outputs": outputs}  # fmt: skip
     return _mark("task", name, options)
 
 
@@ -335,7 +340,14 @@ def _arguments(kind: Kind, given: list[Any], named: dict[str, Any], where: str) 
     for word in ("needs", "frozen", "data", "grants", "tags"):
         if not isinstance(options.get(word, ()), tuple):
             raise RegistryError(f"{where}: {word} must be a tuple such as ('one',), got {options[word]!r}.")
+    outputs = options["outputs"]
+    if not isinstance(outputs, tuple if kind == "method" else str) or not set(_several(outputs)) <= OUTPUTS.keys():
+        raise RegistryError(f"{where}: outputs must be of {', '.join(OUTPUTS)}, got {outputs!r}.")
     return name, options
+
+
+def _several(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
 
 
 @functools.cache

@@ -148,6 +148,11 @@ def misfit(method: Entry, task: Entry) -> str:
     lacking = missing_needs(method.options["needs"], task.options["grants"])
     if lacking:
         return f"method '{method.name}' needs {', '.join(lacking)}, which task '{task.name}' does not grant."
+    if method.protocol == "adaptation" and task.options["outputs"] not in method.options["outputs"]:
+        return (
+            f"method '{method.name}' works on models that return {' or '.join(method.options['outputs'])}, "
+            f"that of task '{task.name}' returns {task.options['outputs']}."
+        )
     return ""
 
 

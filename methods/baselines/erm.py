@@ -5,13 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from ...suite.protocols.adaptation import AdaptationMethod, Batch, LabeledBatch
 from ...suite.registry import register_method
 
 
-@register_method("erm", family="baseline", protocol="adaptation", paper="arXiv:2112.05090")
+@register_method(
+    "erm",
+    family="baseline",
+    protocol="adaptation",
+    paper="arXiv:2112.05090",
+    outputs=("classes", "numbers", "labels", "tokens", "boxes"),
+)
 @dataclass
 class Erm(AdaptationMethod):
     """Empirical risk minimisation on the labelled examples as they are: L = CE(f(x), y).
@@ -27,4 +32,4 @@ class Erm(AdaptationMethod):
     """
 
     def loss(self, labeled: LabeledBatch, unlabeled: Batch) -> Tensor:
-        return F.cross_entropy(self.model(labeled.x), labeled.y)
+        return self.view.task.supervised(self.model, labeled.x, labeled.y)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from ...suite.protocols.adaptation import AdaptationMethod, Batch, LabeledBatch
 from ...suite.registry import register_method
@@ -17,6 +16,7 @@ from ...suite.registry import register_method
     protocol="adaptation",
     paper="arXiv:2112.05090",
     needs=("strong-augmentation",),
+    outputs=("classes", "numbers"),
 )
 @dataclass
 class ErmAugment(AdaptationMethod):
@@ -28,4 +28,4 @@ class ErmAugment(AdaptationMethod):
     """
 
     def loss(self, labeled: LabeledBatch, unlabeled: Batch) -> Tensor:
-        return F.cross_entropy(self.model(labeled.strong), labeled.y)
+        return self.view.task.supervised(self.model, labeled.strong, labeled.y)

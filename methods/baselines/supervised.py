@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ...suite.hyper import hyper
 from ...suite.protocols.adaptation import AdaptationMethod, Batch, LabeledBatch
@@ -17,7 +16,13 @@ if TYPE_CHECKING:
     from ...suite.protocols.adaptation_loop import View
 
 
-@register_method("supervised", family="baseline", protocol="adaptation", paper="-")
+@register_method(
+    "supervised",
+    family="baseline",
+    protocol="adaptation",
+    paper="-",
+    outputs=("classes", "numbers", "labels", "tokens", "boxes"),
+)
 @dataclass
 class Supervised(AdaptationMethod):
     """Cross-entropy on the labelled examples alone: L = CE(f(a(x)), y), with the augmentation a of choice.
@@ -34,4 +39,4 @@ class Supervised(AdaptationMethod):
         check_augment("supervised", self.augment, view)
 
     def loss(self, labeled: LabeledBatch, unlabeled: Batch) -> Tensor:
-        return F.cross_entropy(self.model(chosen_view(labeled, self.augment)), labeled.y)
+        return self.view.task.supervised(self.model, chosen_view(labeled, self.augment), labeled.y)

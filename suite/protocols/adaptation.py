@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..bundle import Array, Bundle, BundleFolder
 from ..hyper import hyper
 from ..scoring import Scores, score_classification
+from .context import as_logits
 from .optimisation import Recipe as Recipe
 
 if TYPE_CHECKING:
@@ -77,6 +79,8 @@ class AdaptationTask:
     """Whether examples are made when they are asked for (`LazyPool`), not all at once at the start of a run."""
     evaluation_batch: ClassVar[int] = 1024
     """How many examples are evaluated at a time."""
+    label_free: ClassVar[bool] = True
+    """Whether scores that need no label are taken; they are made of logits (B, K) of exclusive classes."""
     keep_predictions: ClassVar[bool] = False
     """Whether the predicted classes of the point that counts are kept beside the records, for export."""
     replicates: ClassVar[int] = 0
@@ -87,7 +91,7 @@ class AdaptationTask:
         raise NotImplementedError
 
     def model(self) -> nn.Module:
-        """A freshly initialised model, inputs (B, ...) -> logits (B, K); the harness seeds it."""
+        """A freshly initialised model, inputs (B, ...) -> logits (B, K), or other `outputs`; the harness seeds it."""
         raise NotImplementedError
 
     def split(self, bundle: BundleFolder, seed: int) -> Split:
@@ -113,9 +117,36 @@ class AdaptationTask:
         """The strong augmentation of a batch; a task that has one grants `strong-augmentation`."""
         raise NotImplementedError
 
+    def loss(self, outputs: Any, targets: Tensor) -> Tensor:
+        """The supervised loss of what the model returns for a batch: the cross-entropy of logits (B, K).
+
+        A task whose `outputs` are something else has its own; methods that are registered for it call this one.
+        """
+        return F.cross_entropy(outputs, targets)
+
+    def supervised(self, model: nn.Module, inputs: Any, targets: Tensor) -> Tensor:
+        """The supervised loss of a batch; a task whose model computes its own loss overrides it."""
+        return self.loss(model(inputs), targets)
+
+    def sealed(self, outputs: Any, n: int, owner: str) -> Tensor:
+        """What of the model's outputs for `n` examples is sent to the scorer, and kept: logits (n, K).
+
+        A task whose outputs are too large, or no tensor, makes a tensor (n, ...) of finite numbers of them. Raises
+        `MethodError` with the method's name `owner` for outputs of another form.
+        """
+        return as_logits(outputs, n, self.n_classes, owner, "the evaluation set")
+
     def score(self, logits: Array, labels: Array) -> Scores:
-        """Metrics from predictions (N, K) and what `labels` returned of the same examples."""
+        """Metrics from what is `sealed`, (N, K), and what `labels` returned of the same examples."""
         return score_classification(logits, labels)
+
+    def predicted(self, sealed: Array) -> Array:
+        """What a submission needs of what is `sealed` of N examples: the classes (N,)."""
+        return sealed.argmax(axis=1)
+
+    def unpredicted(self, predicted: Array) -> Array:
+        """Outputs whose metrics, but those of probabilities, are those of `predicted`: one-hot rows (N, K)."""
+        return np.eye(self.n_classes, dtype=np.float32)[predicted]
 
     def submission(self, seed: int, predicted: Mapping[str, Array]) -> dict[str, str]:
         """Files of the task's public leaderboard, by their paths, from the classes predicted on each evaluated set."""

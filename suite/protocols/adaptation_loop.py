@@ -18,7 +18,7 @@ from ..errors import BudgetExhausted, MethodError
 from ..meter import Meter
 from ..seeds import derive, rng
 from .adaptation import EVALUATED, AdaptationMethod, AdaptationTask, Batch, LabeledBatch
-from .context import Context, as_logits, autocast
+from .context import Context, autocast
 from .label_free import label_free_scores
 from .optimisation import make_optimizer
 from .pool import LazyPool
@@ -104,7 +104,7 @@ class View:
 
     def _label_free(self) -> dict[str, float]:
         """Scores of the current predictor that need no label, on a fixed part of the unlabelled pool; off the meter."""
-        if not len(self.unlabeled):
+        if not len(self.unlabeled) or not self.task.label_free:
             return {}
         chosen = rng(self.seed, "label-free").permutation(len(self.unlabeled))[:_LABEL_FREE]
         inputs = self.unlabeled[torch.from_numpy(np.sort(chosen)).to(self.device)]
@@ -257,13 +257,12 @@ class View:
                 module.training = training
 
     def _predict(self, inputs: Tensor | LazyPool) -> Array:
-        """Logits (N, K) of the current predictor."""
+        """What is sealed of the current predictor's outputs, logits (N, K) in most tasks."""
         parts, size = [], self.task.evaluation_batch
         with self._evaluating() as model:
             for start in range(0, len(inputs), size):
                 batch = inputs[start : start + size].to(self.device)
-                logits = as_logits(model(batch), len(batch), self.n_classes, self.meter.owner, "the evaluation set")
-                parts.append(logits.cpu())
+                parts.append(self.task.sealed(model(batch), len(batch), self.meter.owner).cpu())
         return torch.cat(parts).numpy() if parts else np.empty((0, self.n_classes), np.float32)
 
     def _save(self, method: AdaptationMethod, optimizer: torch.optim.Optimizer, begin: float, first: int) -> None:
