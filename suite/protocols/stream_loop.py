@@ -56,6 +56,7 @@ def run_stream(
             method.setup(model, source)
         except BudgetExhausted:
             raise MethodError(f"method '{meter.owner}' used up its budget before the stream began") from None
+    meter.settle()
     resets = set(plan["resets"].tolist())
     fresh = copy.deepcopy(checkpoint.capture(method)) if resets else None
     start = 0
@@ -87,6 +88,8 @@ def run_stream(
                 pass
             finally:
                 meter.stop()
+                # The next images wait for the device; that wait is this batch's time.
+                meter.settle()
         if meter.ended:
             logits = _frozen(method.predictor(), images, meter, context)
         sealer.add(batch, as_logits(logits, len(images), task.n_classes, meter.owner, "batch", batch))

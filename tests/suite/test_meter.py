@@ -341,6 +341,33 @@ def test_the_clock_runs_in_running_and_stands_while_paused(monkeypatch: pytest.M
     assert meter.seconds == meter.counts.seconds == 3.0
 
 
+def test_waits_for_a_gpu_are_on_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step that launches work in one second and leaves the device two seconds of it took three."""
+    now, waits = 0.0, []
+
+    def wait(device: torch.device) -> None:
+        nonlocal now
+        waits.append(device)
+        now += 2.0
+
+    monkeypatch.setattr("selfbench.suite.meter.time.perf_counter", lambda: now)
+    monkeypatch.setattr("selfbench.suite.meter.torch.cuda.synchronize", wait)
+    meter = Meter(Budget(limit=100.0), "method", torch.device("cuda"))
+    for _ in range(2):
+        meter.start()
+        now += 1.0
+        meter.stop()
+    assert not waits
+    with meter.paused():
+        assert (meter.seconds, len(waits)) == (4.0, 1)
+    assert meter.state()["seconds"] == 4.0
+    meter.start()
+    now += 1.0
+    meter.stop()
+    assert meter.state()["seconds"] == 7.0
+    assert len(waits) == 2
+
+
 def test_the_counts_survive_a_checkpoint() -> None:
     meter = make_meter()
     attached(meter)(x()).sum().backward()
