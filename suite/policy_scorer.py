@@ -1,0 +1,198 @@
+"""The scorer of the protocol `policy`: it holds the true answers, verifies, and scores every round's responses."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from .bundle import Array, BundleFolder
+from .errors import MethodError
+from .files import write_atomic
+from .outcome import Outcome
+from .protocols.policy import PolicyTask
+from .protocols.texts import pack, unpack
+from .record import Point
+from .seeds import rng
+from .selection import chosen_point
+from .spec import RunSpec
+from .wire import Message, Wire
+
+METRIC = "accuracy"
+SCORED = ("accuracy", "majority_accuracy", "pass_at_k", "parse_rate")
+"""The values of a round that are metrics of the record; the others stand in its curve alone."""
+
+
+class PolicyScorer:
+    """Scores the responses of every round, answers for the verifier, and watches what is trained on.
+
+    What it needs to go on after a kill lies in one file: the points of the finished rounds, and the answers judged so far.
+    """
+
+    def __init__(self, task: PolicyTask, bundle: BundleFolder, spec: RunSpec, work: Path, permute: int | None) -> None:
+        self._task, self._spec = task, spec
+        self._file = work / "scorer.json"
+        self._needs = _needs(spec)
+        self._problems = problems = task.problems(bundle, spec.seed)
+        public, private = bundle.public(), bundle.private()
+        self._prompts = task.prompts(public, problems.test)
+        pool = task.prompts(public, problems.pool)
+        shown = {*pool, *task.prompts(public, problems.demonstrations)}
+        if len(set(pool)) != len(pool) or len(set(self._prompts)) != len(self._prompts):
+            self._refuse("a prompt stands twice among the pool or the test problems")
+        if twice := shown.intersection(self._prompts):
+            self._refuse(f"the test problem {min(twice)!r} is also shown to methods")
+        self._test = task.answers(private, problems.test)
+        self._pool = task.answers(private, problems.pool)
+        self._solutions = task.solutions(private, problems.pool) if "solutions" in self._needs else []
+        if permute is not None:
+            self._test = _shuffled(self._test, permute)
+            # Where nothing tells a method of the pool's answers, they may not move it either.
+            if not self._needs & {"verifier", "answers", "solutions"}:
+                self._pool = _shuffled(self._pool, permute)
+        self._groups = task.groups(self._prompts)
+        state = json.loads(self._file.read_text()) if self._file.exists() else {"points": [], "judged": []}
+        self._points: list[dict[str, Any]] = state["points"]
+        self._judged = {(int(number), str(answer)) for number, answer in state["judged"]}
+        self._asked = Counter(number for number, _ in self._judged)
+        self._trained: dict[str, list[int]] = {}
+        self._pairs: list[bool] = []
+        self._began = False
+
+    def plan(self) -> dict[str, Array]:
+        problems = self._problems
+        return {
+            "demonstrations": problems.demonstrations,
+            "responses": pack(problems.responses),
+            "pool": problems.pool,
+            "test": problems.test,
+            "answers": pack(self._pool if "answers" in self._needs else []),
+            "solutions": pack(self._solutions),
+        }
+
+    def handle(self, message: Message, wire: Wire) -> None:
+        if message.kind == "round":
+            self._round(int(message.fields["index"]), int(message.fields["tokens"]), message.arrays)
+        elif message.kind == "verify":
+            wire.send("verdicts", {"right": self._verify(message.arrays)})
+        elif message.kind == "trained":
+            self._watch(str(message.fields["part"]), message.arrays)
+        elif message.kind == "checkpoint":
+            state = {"points": self._points[: int(message.fields["step"])], "judged": sorted(self._judged)}
+            write_atomic(self._file, json.dumps(state).encode())
+            wire.send("saved")
+        else:
+            raise MethodError(f"the method's process sent an unknown message '{message.kind}'")
+
+    def _verify(self, arrays: dict[str, Array]) -> Array:
+        if "verifier" not in self._needs:
+            raise MethodError(f"method '{self._spec.method.name}' asked a verifier that it has not declared in `needs`")
+        numbers, responses = self._texts(arrays)
+        right = np.zeros(len(numbers), np.uint8)
+        for at, (number, response) in enumerate(zip(numbers, responses, strict=True)):
+            answer = self._task.answer(response)
+            if answer is None:
+                continue
+            if (number, answer) not in self._judged:
+                if self._asked[number] >= self._task.verdicts:
+                    raise MethodError(
+                        f"method '{self._spec.method.name}' asked for more than {self._task.verdicts} answers to one "
+                        "prompt: the verifier judges responses, it does not search for answers"
+                    )
+                self._judged.add((number, answer))
+                self._asked[number] += 1
+            right[at] = answer == self._pool[number]
+        return right
+
+    def _watch(self, part: str, arrays: dict[str, Array]) -> None:
+        numbers, responses = self._texts(arrays)
+        right = [int(self._task.answer(text) == self._pool[n]) for n, text in zip(numbers, responses, strict=True)]
+        if part not in ("examples", "chosen", "rejected"):
+            raise ValueError(f"no part is called {part!r}")
+        self._trained.setdefault(part, []).extend(right)
+
+    def _texts(self, arrays: dict[str, Array]) -> tuple[list[int], list[str]]:
+        numbers = arrays["numbers"].tolist()
+        responses = unpack(arrays["responses"])
+        if len(numbers) != len(responses) or not all(0 <= number < len(self._pool) for number in numbers):
+            raise ValueError("its numbers are none of the pool, or not one a response")
+        return numbers, responses
+
+    def _round(self, index: int, tokens: int, arrays: dict[str, Array]) -> None:
+        if index > len(self._points) or (self._began and index != len(self._points)):
+            raise MethodError(f"round {index} came out of order")
+        del self._points[index:]
+        self._began = True
+        greedy, votes = self._read(arrays, "greedy", 1), self._read(arrays, "votes", self._task.votes)
+        k = self._task.votes
+        right = np.array([self._task.answer(text) == truth for text, truth in zip(greedy, self._test, strict=True)])
+        answers = [self._task.answer(text) for text in votes]
+        by_prompt = [answers[at : at + k] for at in range(0, len(answers), k)]
+        majority = [majority_answer(group) for group in by_prompt]
+        values = {
+            "accuracy": float(right.mean()),
+            "majority_accuracy": float(np.mean([a == truth for a, truth in zip(majority, self._test, strict=True)])),
+            "pass_at_k": float(np.mean([truth in group for group, truth in zip(by_prompt, self._test, strict=True)])),
+            "parse_rate": float(np.mean([answer is not None for answer in answers])),
+            "mean_length": float(np.mean([len(text) for text in votes])),
+            "distinct": float(np.mean([len(set(votes[at : at + k])) / k for at in range(0, len(votes), k)])),
+            "tokens": float(tokens),
+        }
+        trained, self._trained = self._trained, {}
+        labels = trained.get("examples", []) + trained.get("chosen", [])
+        values["labels"] = float(len(labels))
+        if labels:
+            values["label_precision"] = float(np.mean(labels))
+        if trained.get("rejected"):
+            values["rejected_precision"] = float(np.mean(trained["rejected"]))
+        groups: dict[str, float] = {}
+        if self._groups is not None:
+            kinds = np.array(self._groups)
+            groups = {str(kind): float(right[kinds == kind].mean()) for kind in dict.fromkeys(self._groups)}
+        digest = hashlib.sha256(b"".join(np.ascontiguousarray(arrays[name]).tobytes() for name in ("greedy", "votes")))
+        self._points.append({"values": values, "groups": groups, "sha256": digest.hexdigest()})
+
+    def _read(self, arrays: dict[str, Array], name: str, each: int) -> list[str]:
+        if name not in arrays or len(arrays[name]) != each * len(self._test):
+            raise MethodError(f"the method's process sent no '{name}' responses to the {len(self._test)} test problems")
+        return unpack(arrays[name])
+
+    def outcome(self) -> Outcome:
+        if not self._points:
+            raise MethodError(f"method '{self._spec.method.name}' ended before its first policy was evaluated")
+        values = [point["values"] for point in self._points]
+        try:
+            index = chosen_point(self._spec.selection, METRIC, [item | {"test": item[METRIC]} for item in values])
+        except ValueError as error:
+            self._refuse(str(error))
+        chosen = self._points[index]
+        curve = [Point(x=float(number), values=item) for number, item in enumerate(values)]
+        diagnostics = {"selected_at": float(index), "verdicts": float(len(self._judged))}
+        diagnostics |= {name: value for name, value in chosen["values"].items() if name not in SCORED}
+        metrics = {name: chosen["values"][name] for name in SCORED}
+        groups = {METRIC: chosen["groups"]} if chosen["groups"] else {}
+        return Outcome(metrics, groups, len(self._test), curve, chosen["sha256"], diagnostics)
+
+    def _refuse(self, reason: str) -> NoReturn:
+        raise MethodError(f"task '{self._spec.task.name}' does not fit: {reason}") from None
+
+
+def majority_answer(answers: Sequence[str | None]) -> str | None:
+    """The most frequent answer, the first of equally frequent ones; what did not parse has no vote."""
+    counted = Counter(answer for answer in answers if answer is not None)
+    return counted.most_common(1)[0][0] if counted else None
+
+
+def _shuffled(answers: list[str], seed: int) -> list[str]:
+    return [answers[at] for at in rng(seed, "permute").permutation(len(answers))]
+
+
+def _needs(spec: RunSpec) -> set[str]:
+    from . import registry
+
+    return set(registry.get("method", spec.method.name).options["needs"])

@@ -1,0 +1,146 @@
+"""The protocol `policy`: a language model that improves itself in rounds, and is evaluated after each.
+
+`PolicyTask` is what a task author writes, `PolicyMethod` what a method author writes: one function, `round`. The model
+stands behind the narrow interface of `Policy` (`policy_loop.py`): generate, logprobs, finetune, prefer, each batched and
+metered in tokens. True answers stay with the scorer, in another process; a verifier, where a task grants one, answers
+from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import numpy as np
+from torch import nn
+
+from ..bundle import Array, Bundle, BundleFolder
+from ..hyper import hyper
+from .optimisation import Recipe
+
+if TYPE_CHECKING:
+    from ..data import Data
+    from .language_model import Tokenizer
+    from .policy_loop import Policy, PolicyView
+
+
+class Example(NamedTuple):
+    """A prompt and a response to train on; the stop symbol is added by the harness."""
+
+    prompt: str
+    response: str
+
+
+class Pair(NamedTuple):
+    """Two responses to a prompt, of which `chosen` is held to be the better one."""
+
+    prompt: str
+    chosen: str
+    rejected: str
+
+
+@dataclass(frozen=True)
+class Problems:
+    """Which problems are which in one run: index arrays into the task's problems.
+
+    `demonstrations` (D,) are shown with their worked `responses`, `pool` (U,) as prompts alone; `test` (T,) are those
+    of the evaluation. Raises `ValueError` where a test problem is also shown.
+    """
+
+    demonstrations: Array
+    responses: Sequence[str]
+    pool: Array
+    test: Array
+
+    def __post_init__(self) -> None:
+        if len(self.demonstrations) != len(self.responses):
+            raise ValueError("every demonstration needs its response")
+        if np.intersect1d(np.concatenate([self.demonstrations, self.pool]), self.test).size:
+            raise ValueError("test problems may not be among those a method is shown")
+
+
+class PolicyTask:
+    """A policy task: problems, language model, template, stop rule, answer extraction, training recipe.
+
+    The template is part of `prompts`, the stop rule is the tokenizer's stop symbol and `max_new`, the extraction is
+    `answer`: all of them are part of the task's version.
+    """
+
+    tell: Callable[[str], None] = staticmethod(lambda text: None)
+    """Where a long `build` says how far it is; the harness listens."""
+    recipe: ClassVar[Recipe] = Recipe(optimizer="adamw")
+    """Optimiser, learning rate, batch size and schedule of every training; `ema` and `points` play no part here."""
+    rounds: ClassVar[int]
+    """How many rounds a run has, unless its budget ends before."""
+    max_new: ClassVar[int]
+    """Tokens after which a response is cut off, the stop symbol included."""
+    votes: ClassVar[int] = 8
+    """Samples a test prompt for the majority vote and pass@k."""
+    vote_temperature: ClassVar[float] = 0.7
+    verdicts: ClassVar[int] = 64
+    """How many different answers to one prompt the verifier judges in a run: too few to find the answer by asking."""
+    rows: ClassVar[int] = 1024
+    """How many sequences are generated or scored at a time."""
+
+    def build(self, data: Data) -> Bundle:
+        """Make or decode the problems and the first policy; runs once, in a process of its own."""
+        raise NotImplementedError
+
+    def model(self) -> nn.Module:
+        """The architecture, a causal language model of `transformers`; the harness loads the bundle's weights.
+
+        Only parameters that require a gradient are trained, kept and checkpointed.
+        """
+        raise NotImplementedError
+
+    def tokenizer(self) -> Tokenizer:
+        raise NotImplementedError
+
+    def problems(self, bundle: BundleFolder, seed: int) -> Problems:
+        """The problems of one run, equal for all methods. Called by the scorer; it may read answers."""
+        raise NotImplementedError
+
+    def prompts(self, public: Mapping[str, Array], indices: Array) -> list[str]:
+        """The prompts of the problems `indices`, template included; must be a pure function."""
+        raise NotImplementedError
+
+    def answer(self, response: str) -> str | None:
+        """The final answer in a response, None where it is not of the declared form: a strict parser."""
+        raise NotImplementedError
+
+    def hinted(self, prompt: str, answer: str) -> str:
+        """`prompt` with the true answer given away, for rationales; for tasks that grant `answers`."""
+        raise NotImplementedError
+
+    def answers(self, private: Mapping[str, Array], indices: Array) -> list[str]:
+        """The true answers of the problems `indices`; called by the scorer alone."""
+        raise NotImplementedError
+
+    def solutions(self, private: Mapping[str, Array], indices: Array) -> list[str]:
+        """Worked responses to the problems `indices`; called by the scorer alone, for tasks that grant `solutions`."""
+        raise NotImplementedError
+
+    def groups(self, prompts: Sequence[str]) -> list[str] | None:
+        """Kinds of problems by which the accuracy is shown apart, one a prompt, or None."""
+        return None
+
+
+@dataclass
+class PolicyMethod:
+    """A method for a policy that trains itself: a dataclass whose fields are its hyper-parameters.
+
+    `round` is called once a round, with the number of the round from 1. State between rounds lives in plain attributes;
+    weights of earlier rounds are kept by the policy (`keep`, `use`).
+    """
+
+    lr_scale: float = hyper(1.0, low=0.1, high=10.0, log=True, help="learning rate as a multiple of the task's recipe")
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    def setup(self, policy: Policy, view: PolicyView) -> None:
+        """Called once before the first round, and again when a killed run is resumed."""
+
+    def round(self, policy: Policy, view: PolicyView, number: int) -> None:
+        """Improve `policy` from what `view` shows; the harness evaluates it afterwards, off the clock."""
+        raise NotImplementedError

@@ -1,0 +1,433 @@
+"""The loop of the protocol `policy`: runs in the method's process; answers it was not given are with the scorer."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .. import checkpoint
+from ..bundle import Array
+from ..errors import BudgetExhausted, MethodError
+from ..meter import Meter
+from ..seeds import derive, rng
+from . import language_model
+from .context import Context, autocast
+from .language_model import Sampling, Sequences
+from .optimisation import make_optimizer
+from .policy import Example, Pair, PolicyMethod, PolicyTask
+from .texts import pack, unpack
+
+BASE = "base"
+"""The name under which the first policy is kept, always."""
+_MOST_KEPT = 4
+
+
+class Policy:
+    """A language model behind a narrow interface, metered in tokens.
+
+    Counted are generated tokens, the stop symbol included, and every token of prompts, responses and stop symbols that
+    passes through the model to be trained on or scored, once a pass. In example passes a sequence counts 1 forward, and 2
+    more backward where it is trained on. What would exceed the budget raises `BudgetExhausted` before it is done.
+
+    `keep` stores the weights under a name, `use` puts them back; `base` are those of the start. Responses are texts without
+    the stop symbol; one that was cut off ends in `CUT_OFF` and can be neither scored nor trained on.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        task: PolicyTask,
+        meter: Meter,
+        context: Context,
+        pool: Sequence[str] = (),
+        lr_scale: float = 1.0,
+    ) -> None:
+        self._model = model.eval()
+        self._task, self._meter, self._context = task, meter, context
+        self._tokenizer = task.tokenizer()
+        self._seed, self._device = context.spec.seed, context.device
+        self._lr = task.recipe.lr * lr_scale
+        self._numbers = {prompt: number for number, prompt in enumerate(pool)}
+        self._kept: dict[str, dict[str, Tensor]] = {}
+        self._round = self._calls = 0
+        self._reference: dict[tuple[str, str, str], float] = {}
+        self.keep(BASE)
+
+    def generate(
+        self, prompts: Sequence[str], n: int = 1, temperature: float = 1.0, top_p: float = 1.0, under: str = ""
+    ) -> list[list[str]]:
+        """`n` responses to every prompt; temperature 0 is greedy. `under` names kept weights to use instead."""
+        with self._under(under), autocast(self._context):
+            return language_model.generate(
+                self._model,
+                self._tokenizer,
+                prompts,
+                n,
+                Sampling(temperature, top_p),
+                max_new=self._task.max_new,
+                rows=self._task.rows,
+                generator=self._generator("generate"),
+                charge=lambda sequences, tokens: self._meter.charge(forward=sequences, tokens=tokens),
+            )
+
+    def logprobs(self, prompts: Sequence[str], responses: Sequence[str], mean: bool = False, under: str = "") -> Tensor:
+        """log pi(response | prompt) (N,), float64 on the CPU: over the tokens of the response and its stop symbol,
+        summed, or their mean. `under` names kept weights to use instead.
+        """
+        if not len(prompts):
+            return torch.zeros(0, dtype=torch.float64)
+        sequences = language_model.join(self._tokenizer, prompts, responses)
+        values = self._score(sequences, under)
+        if mean:
+            values = values / torch.from_numpy(sequences.lengths - sequences.starts)
+        return values
+
+    def finetune(
+        self,
+        examples: Sequence[Example],
+        weights: Sequence[float] | Tensor | None = None,
+        epochs: int = 1,
+        lr_scale: float = 1.0,
+    ) -> float:
+        """Supervised fine-tuning on responses alone (prompts are not trained on); returns the last batch's loss.
+
+        `weights` (N,), at least 0, weigh the examples' tokens. Without examples nothing happens, and the loss is NaN.
+        """
+        if not len(examples):
+            return float("nan")
+        prompts, responses = ([example[at] for example in examples] for at in (0, 1))
+        sequences = language_model.join(self._tokenizer, prompts, responses)
+        self._tell("examples", prompts, responses)
+        weight = self._weights(weights, len(examples))
+        tokens = torch.from_numpy(sequences.lengths - sequences.starts).to(self._device)
+
+        def loss(chosen: Array) -> Tensor:
+            at = torch.from_numpy(chosen).to(self._device)
+            logprobs = language_model.response_logprobs(self._model, *sequences.batch(chosen, self._device))
+            return language_model.sft_loss(logprobs, tokens[at], weight[at])
+
+        return self._train(sequences, sequences.lengths, 1, loss, epochs, lr_scale)
+
+    def prefer(
+        self,
+        pairs: Sequence[Pair],
+        labels: Sequence[float] | Tensor | None = None,
+        weights: Sequence[float] | Tensor | None = None,
+        beta: float = 0.1,
+        reference: str = "",
+        epochs: int = 1,
+        lr_scale: float = 1.0,
+    ) -> float:
+        """DPO on pairs; returns the last batch's loss, NaN without pairs.
+
+        `labels` (N,) in [0, 1] say how probable it is that `chosen` is the better one (1 by default), `weights` (N,) weigh
+        pairs. `reference` names the kept weights of the reference policy; by default it is the policy as it stands. Its
+        log-probabilities are computed once, before the training, and kept for the rest of the round.
+        """
+        if not len(pairs):
+            return float("nan")
+        prompts, chosen, rejected = ([pair[at] for pair in pairs] for at in (0, 1, 2))
+        n = len(pairs)
+        both = language_model.join(self._tokenizer, prompts * 2, chosen + rejected)
+        self._tell("chosen", prompts, chosen)
+        self._tell("rejected", prompts, rejected)
+        before = self._referenced(both, prompts * 2, chosen + rejected, reference).to(self._device).float()
+        label = self._weights(labels, n)
+        if bool((label > 1).any()):
+            raise ValueError("labels are probabilities, in [0, 1]")
+        weight = self._weights(weights, n)
+        lengths = both.lengths.reshape(2, n)
+
+        def loss(at: Array) -> Tensor:
+            rows = np.concatenate([at, at + n])
+            index = torch.from_numpy(rows).to(self._device)
+            gained = language_model.response_logprobs(self._model, *both.batch(rows, self._device)) - before[index]
+            better, worse = gained.split(len(at))  # type: ignore[no-untyped-call]
+            first = index[: len(at)]
+            return language_model.dpo_loss(better, worse, label[first], weight[first], beta)
+
+        longest = Sequences(both.ids[:n], both.starts[:n], lengths.max(axis=0))
+        return self._train(longest, lengths.sum(axis=0), 2, loss, epochs, lr_scale)
+
+    def keep(self, name: str) -> None:
+        """Store the weights as they stand under `name`; at most three names beside `base`."""
+        if not name or (name == BASE and name in self._kept):
+            raise ValueError(f"weights cannot be kept under {name!r}")
+        if name not in self._kept and len(self._kept) >= _MOST_KEPT:
+            raise MethodError(f"a policy keeps the weights of {_MOST_KEPT - 1} names beside '{BASE}'; forget one first")
+        self._kept[name] = {key: value.detach().clone() for key, value in self._trained()}
+        self._reference.clear()
+
+    def use(self, name: str) -> None:
+        """Put back the weights that are kept under `name`."""
+        kept = self._named(name)
+        with torch.no_grad():
+            for key, value in self._trained():
+                value.copy_(kept[key])
+
+    def forget(self, name: str) -> None:
+        """Drop the weights that are kept under `name`."""
+        if name == BASE:
+            raise ValueError(f"'{BASE}' is kept to the end")
+        del self._kept[name]
+        self._reference.clear()
+
+    # What follows is for the harness.
+
+    def begin(self, number: int) -> None:
+        """Begin a round: random streams and caches depend on its number and the calls in it alone."""
+        self._round, self._calls = number, 0
+        self._reference.clear()
+
+    def state(self) -> dict[str, Any]:
+        """Weights, for a checkpoint."""
+        return {"weights": {key: value.detach() for key, value in self._trained()}, "kept": self._kept}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self._kept = {name: dict(weights) for name, weights in state["kept"].items()}
+        with torch.no_grad():
+            for key, value in self._trained():
+                value.copy_(state["weights"][key])
+
+    def evaluate(self, prompts: Sequence[str], number: int) -> dict[str, Array]:
+        """Greedy responses (T) and `votes` samples each (T votes), as packed texts; off the meter, weights untouched."""
+        task = self._task
+        generator = torch.Generator(self._device).manual_seed(derive(self._seed, "evaluation", number))
+        found = {}
+        with self._meter.paused(), autocast(self._context):
+            for name, n, temperature in (("greedy", 1, 0.0), ("votes", task.votes, task.vote_temperature)):
+                made = language_model.generate(
+                    self._model, self._tokenizer, prompts, n, Sampling(temperature),
+                    max_new=task.max_new, rows=task.rows, generator=generator,
+                )  # fmt: skip
+                found[name] = pack([response for group in made for response in group])
+        return found
+
+    def _trained(self) -> list[tuple[str, nn.Parameter]]:
+        return [(key, value) for key, value in self._model.named_parameters() if value.requires_grad]
+
+    def _named(self, name: str) -> dict[str, Tensor]:
+        if name not in self._kept:
+            raise ValueError(f"no weights are kept under {name!r} (there are: {', '.join(self._kept)})")
+        return self._kept[name]
+
+    @contextlib.contextmanager
+    def _under(self, name: str) -> Iterator[None]:
+        """Inside, the weights are those kept under `name`; an empty name changes nothing."""
+        if not name:
+            yield
+            return
+        self._named(name)
+        own = [value.detach().clone() for _, value in self._trained()]
+        self.use(name)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for (_, value), before in zip(self._trained(), own, strict=True):
+                    value.copy_(before)
+
+    def _generator(self, purpose: str) -> torch.Generator:
+        return torch.Generator(self._device).manual_seed(self._next_seed(purpose))
+
+    def _next_seed(self, purpose: str) -> int:
+        self._calls += 1
+        return derive(self._seed, "policy", purpose, self._round, self._calls)
+
+    def _weights(self, values: Sequence[float] | Tensor | None, n: int) -> Tensor:
+        if values is None:
+            return torch.ones(n, device=self._device)
+        weights = torch.as_tensor(values, dtype=torch.float32, device=self._device)
+        if weights.shape != (n,) or not bool((weights >= 0).all()):
+            raise ValueError(f"labels and weights are {n} numbers of at least 0, got the shape {tuple(weights.shape)}")
+        return weights
+
+    def _score(self, sequences: Sequences, under: str) -> Tensor:
+        values = torch.empty(len(sequences), dtype=torch.float64)
+        with self._under(under), torch.no_grad(), autocast(self._context):
+            for chosen in sequences.batches(self._task.rows):
+                self._meter.charge(forward=len(chosen), tokens=int(sequences.lengths[chosen].sum()))
+                batch = sequences.batch(chosen, self._device)
+                values[torch.from_numpy(chosen)] = language_model.response_logprobs(self._model, *batch).double().cpu()
+        return values
+
+    def _referenced(self, both: Sequences, prompts: list[str], responses: list[str], under: str) -> Tensor:
+        """The reference policy's log-probabilities (2 N,): those of this round's earlier calls come from a cache.
+
+        A pass from the cache counts as if it were computed.
+        """
+        keys = [(under, prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
+        absent = np.array([at for at, key in enumerate(keys) if not under or key not in self._reference], np.int64)
+        cached = np.setdiff1d(np.arange(len(both)), absent)
+        self._meter.charge(forward=len(cached), tokens=int(both.lengths[cached].sum()))
+        values = torch.empty(len(both), dtype=torch.float64)
+        if len(absent):
+            part = Sequences(both.ids[absent], both.starts[absent], both.lengths[absent])
+            values[torch.from_numpy(absent)] = self._score(part, under)
+        for at in cached.tolist():
+            values[at] = self._reference[keys[at]]
+        if under:
+            self._reference.update(zip(keys, values.tolist(), strict=True))
+        return values
+
+    def _train(
+        self, sequences: Sequences, tokens: Array, per_item: int, loss: Any, epochs: int, lr_scale: float
+    ) -> float:
+        """Train with a new optimiser on `loss(indices)`; an item holds `per_item` sequences of `tokens` (N,) in all."""
+        recipe = self._task.recipe
+        parameters = [value for _, value in self._trained()]
+        optimizer = make_optimizer(recipe, parameters)
+        draw = rng(self._next_seed("train"))
+        size = max(1, recipe.batch_size // per_item)
+        total, step = epochs * -(-len(sequences) // size), 0
+        value = torch.tensor(float("nan"))
+        self._model.train()
+        try:
+            for _ in range(epochs):
+                for chosen in sequences.batches(size, draw):
+                    work = per_item * len(chosen)
+                    self._meter.charge(forward=work, backward=work, tokens=int(tokens[chosen].sum()))
+                    for group in optimizer.param_groups:
+                        group["lr"] = self._lr * lr_scale * recipe.schedule((step + 0.5) / total)
+                    with autocast(self._context):
+                        value = loss(chosen)
+                    optimizer.zero_grad()
+                    value.backward()  # type: ignore[no-untyped-call]
+                    if recipe.max_norm:
+                        nn.utils.clip_grad_norm_(parameters, recipe.max_norm)
+                    optimizer.step()
+                    step += 1
+        finally:
+            self._model.eval()
+        result = float(value.detach())
+        if not np.isfinite(result):
+            raise MethodError(f"method '{self._meter.owner}': the training loss is {result}")
+        return result
+
+    def _tell(self, part: str, prompts: Sequence[str], responses: Sequence[str]) -> None:
+        """Tell the scorer what is trained on, for its diagnostics; those of pool prompts alone."""
+        known = [(self._numbers[prompt], response) for prompt, response in zip(prompts, responses, strict=True)
+                 if prompt in self._numbers]  # fmt: skip
+        if known:
+            numbers, texts = zip(*known, strict=True)
+            arrays = {"numbers": np.array(numbers, np.int64), "responses": pack(texts)}
+            self._context.wire.send("trained", arrays, part=part)
+
+
+class PolicyView:
+    """All that a method is shown beside its policy.
+
+    `prompts`: the pool, without answers; `demonstrations`: prompts with worked responses. `answers` and `solutions` of the
+    pool, one a prompt, are empty unless the method has declared the need of that name. `generator` is the method's own
+    random stream on the CPU; `rounds` says how many there are, `progress` which share of the budget is used.
+    """
+
+    def __init__(
+        self,
+        task: PolicyTask,
+        public: Mapping[str, Array],
+        plan: Mapping[str, Array],
+        meter: Meter,
+        context: Context,
+    ) -> None:
+        self._task, self._meter, self._context = task, meter, context
+        self.rounds = task.rounds
+        self.prompts = task.prompts(public, plan["pool"])
+        shown = task.prompts(public, plan["demonstrations"])
+        self.demonstrations = [Example(*pair) for pair in zip(shown, unpack(plan["responses"]), strict=True)]
+        self.answers = unpack(plan["answers"])
+        self.solutions = unpack(plan["solutions"])
+        self.generator = torch.Generator().manual_seed(derive(context.spec.seed, "method", "generator"))
+
+    @property
+    def progress(self) -> float:
+        """Used share of the budget, in [0, 1]."""
+        return self._meter.progress
+
+    def parse(self, response: str) -> str | None:
+        """The final answer in a response, None where it has none of the task's strict form."""
+        return self._task.answer(response)
+
+    def hinted(self, prompt: str, answer: str) -> str:
+        """`prompt` with `answer` given away, for rationales."""
+        return self._task.hinted(prompt, answer)
+
+    def verify(self, numbers: Sequence[int], responses: Sequence[str]) -> list[bool]:
+        """Whether the answer in each response to pool prompt `numbers[i]` is right; one that does not parse is not.
+
+        For methods that have declared the need `verifier`. The scorer answers, counts what it was asked, and refuses more
+        than `verdicts` different answers a prompt.
+        """
+        if len(numbers) != len(responses):
+            raise ValueError(f"{len(numbers)} numbers, but {len(responses)} responses")
+        if not len(numbers):
+            return []
+        with self._meter.paused():
+            arrays = {"numbers": np.asarray(numbers, np.int64), "responses": pack(responses)}
+            self._context.wire.send("verify", arrays)
+            reply = self._context.wire.receive()
+        if reply is None or reply.kind != "verdicts":
+            raise MethodError("the scorer has gone")
+        return [bool(right) for right in reply.arrays["right"].tolist()]
+
+
+def run_policy(
+    method: PolicyMethod,
+    task: PolicyTask,
+    public: Mapping[str, Array],
+    weights: Mapping[str, Tensor],
+    plan: Mapping[str, Array],
+    meter: Meter,
+    context: Context,
+) -> None:
+    """Let `method` improve the policy round by round; every round's policy is evaluated, the first one as round 0.
+
+    A checkpoint is left after every round. When the budget ends within a round, that round does not count.
+    """
+    view = PolicyView(task, public, plan, meter, context)
+    test = task.prompts(public, plan["test"])
+    meter.counts.labels += len(view.demonstrations) + len(view.answers) + len(view.solutions)
+    model = task.model()
+    model.load_state_dict(weights)
+    policy = Policy(model.to(context.device), task, meter, context, view.prompts, method.lr_scale)
+    torch.manual_seed(derive(context.spec.seed, "method"))
+    number = 0
+
+    def evaluate() -> None:
+        context.wire.send("round", policy.evaluate(test, number), index=number, tokens=meter.counts.tokens)
+
+    try:
+        with meter.running():
+            method.setup(policy, view)
+        saved = context.load_checkpoint()
+        if saved is not None:
+            checkpoint.restore(method, saved["method"])
+            policy.restore(saved["policy"])
+            meter.restore(saved["meter"])
+            view.generator.set_state(saved["generator"].cpu())
+            number = int(saved["round"])
+        else:
+            evaluate()
+        while number < task.rounds:
+            policy.begin(number + 1)
+            with meter.running():
+                method.round(policy, view, number + 1)
+            number += 1
+            evaluate()
+            context.progress(number / task.rounds)
+            if number < task.rounds:
+                state = {
+                    "method": checkpoint.capture(method),
+                    "policy": policy.state(),
+                    "meter": meter.state(),
+                    "generator": view.generator.get_state(),
+                    "round": number,
+                }
+                context.save_checkpoint(state, step=number + 1)
+    except BudgetExhausted:
+        return
