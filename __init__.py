@@ -15,7 +15,14 @@ _PUBLIC = {
     "AdaptationTask": ".suite.protocols.adaptation",
     "Batch": ".suite.protocols.adaptation",
     "Bundle": ".suite.bundle",
+    "Example": ".suite.protocols.policy",
     "LabeledBatch": ".suite.protocols.adaptation",
+    "Pair": ".suite.protocols.policy",
+    "Policy": ".suite.protocols.policy_loop",
+    "PolicyMethod": ".suite.protocols.policy",
+    "PolicyTask": ".suite.protocols.policy",
+    "PolicyView": ".suite.protocols.policy_loop",
+    "Problems": ".suite.protocols.policy",
     "Recipe": ".suite.protocols.adaptation",
     "Source": ".suite.protocols.stream",
     "Split": ".suite.protocols.adaptation",
@@ -33,7 +40,14 @@ __all__ = [
     "AdaptationTask",
     "Batch",
     "Bundle",
+    "Example",
     "LabeledBatch",
+    "Pair",
+    "Policy",
+    "PolicyMethod",
+    "PolicyTask",
+    "PolicyView",
+    "Problems",
     "Recipe",
     "Source",
     "Split",
@@ -52,6 +66,8 @@ if TYPE_CHECKING:
     from .suite.hyper import hyper
     from .suite.protocols.adaptation import AdaptationMethod, AdaptationTask, Batch, LabeledBatch, Recipe, Split
     from .suite.protocols.adaptation_loop import View
+    from .suite.protocols.policy import Example, Pair, PolicyMethod, PolicyTask, Problems
+    from .suite.protocols.policy_loop import Policy, PolicyView
     from .suite.protocols.stream import Source, Stream, StreamMethod, StreamTask, even_cuts
     from .suite.registry import register_method, register_task
 

@@ -21,7 +21,7 @@ Status = Literal["ok", "failed", "timeout", "oom"]
 class Point(Frozen):
     """One point of a curve: where in the run it was taken, and the scores there.
 
-    `x` is the used primary currency (adaptation, policy) or the index of the last image (stream).
+    `x` is the used primary currency (adaptation), the index of the last image (stream), or the round (policy).
     """
 
     x: float

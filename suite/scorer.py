@@ -7,7 +7,7 @@ import io
 import itertools
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
@@ -17,7 +17,10 @@ from .bundle import Array, BundleFolder
 from .errors import MethodError
 from .files import write_atomic
 from .metrics import METRICS
+from .outcome import Outcome
+from .policy_scorer import PolicyScorer
 from .protocols.adaptation import EVALUATED, AdaptationTask, Split
+from .protocols.policy import PolicyTask
 from .protocols.stream import StreamTask
 from .record import Point
 from .scoring import Scores
@@ -28,21 +31,6 @@ from .wire import Message, Wire
 
 CURVE_POINTS = 60
 LABEL_FREE = ("entropy", "transfer_score")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a scorer has to say of a finished run."""
-
-    metrics: dict[str, float]
-    groups: dict[str, dict[str, float]]
-    n: int
-    curve: list[Point]
-    predictions_sha256: str
-    diagnostics: dict[str, float] = field(default_factory=dict)
-    extra_labels: int = 0
-    predictions: Path | None = None
-    """A file of the predicted classes that count, where the task wants them kept."""
 
 
 class Scorer(Protocol):
@@ -241,5 +229,8 @@ def _metric_of(spec: RunSpec) -> str:
 
 def make_scorer(task: Any, bundle: BundleFolder, spec: RunSpec, work: Path, permute: int | None = None) -> Scorer:
     """The scorer of the task's protocol. `permute` shuffles the hidden labels, to prove that nothing else moves."""
-    kind = StreamScorer if isinstance(task, StreamTask) else AdaptationScorer
-    return kind(task, bundle, spec, work, permute)
+    if isinstance(task, StreamTask):
+        return StreamScorer(task, bundle, spec, work, permute)
+    if isinstance(task, PolicyTask):
+        return PolicyScorer(task, bundle, spec, work, permute)
+    return AdaptationScorer(task, bundle, spec, work, permute)

@@ -42,6 +42,7 @@ from .processes import (
 )
 from .protocols.adaptation_loop import run_adaptation
 from .protocols.context import Context, prepare_torch
+from .protocols.policy_loop import run_policy
 from .protocols.stream_loop import run_stream
 from .record import Cost, Provenance, Record, Status
 from .scorer import Outcome, Scorer, StreamScorer, make_scorer
@@ -53,6 +54,8 @@ _LOOK_EVERY = 0.2
 """Seconds between looks at the method's memory."""
 _REST = 0.02
 """Seconds the scorer rests when it has taken all that was sealed: a receiver that waits makes sending slow."""
+_PACKAGES = {"stream": ("numpy", "torch"), "adaptation": ("numpy", "torch"), "policy": ("numpy", "torch", "transformers")}
+"""Packages whose versions can move results, by protocol."""
 _SMALL = 8192
 """It rests after predictions of so many bytes; many of these fit the line's buffer, larger ones would wait for it."""
 
@@ -258,6 +261,8 @@ def _run_protocol(job: Job, spec: RunSpec, plan: Message, meter: Meter, context:
         run_stream(method, task, bundle.public(), bundle.model(), plan.arrays, meter, context, needs, job.frozen)
     elif task_entry.protocol == "adaptation":
         run_adaptation(method, task, bundle.public(), plan.arrays, meter, context, needs)
+    elif task_entry.protocol == "policy":
+        run_policy(method, task, bundle.public(), bundle.model(), plan.arrays, meter, context)
     else:
         raise MethodError(f"there is no loop for the protocol '{task_entry.protocol}'")
 
@@ -329,7 +334,7 @@ def _record(
             bundle_sha256=bundle.sha256,
             stream_sha256=scorer.stream.sha256 if isinstance(scorer, StreamScorer) else None,
             python=platform.python_version(),
-            packages={name: metadata.version(name) for name in ("numpy", "torch")},
+            packages={name: metadata.version(name) for name in _PACKAGES[task_entry.protocol]},
             platform=f"{platform.system()} {platform.machine()}",
             processor=_processor(),
             gpu=tally.gpu,
