@@ -31,7 +31,8 @@ SCORED = ("accuracy", "majority_accuracy", "pass_at_k", "parse_rate")
 class PolicyScorer:
     """Scores the responses of every round, answers for the verifier, and watches what is trained on.
 
-    What it needs to go on after a kill lies in one file: the points of the finished rounds, and the answers judged so far.
+    What it needs to go on after a kill lies in one file: the points of the finished rounds, and the answers judged so
+    far.
     """
 
     def __init__(self, task: PolicyTask, bundle: BundleFolder, spec: RunSpec, work: Path, permute: int | None) -> None:

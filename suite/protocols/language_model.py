@@ -97,8 +97,8 @@ def generate(
 ) -> list[list[str]]:
     """`n` responses to every prompt, of at most `max_new` tokens each.
 
-    `charge(sequences, tokens)` is told before the work: the sequences of a batch, then the tokens of every step, of which
-    sequences that have stopped take none.
+    `charge(sequences, tokens)` is told before the work: the sequences of a batch, then the tokens of every step, of
+    which sequences that have stopped take none.
     """
     if not len(prompts):
         return []
@@ -196,7 +196,8 @@ class Sequences:
         return torch.from_numpy(self.ids[chosen, :longest]).to(device), torch.from_numpy(response).to(device)
 
     def batches(self, size: int, draw: np.random.Generator | None = None) -> Iterator[Array]:
-        """Indices in batches, sorted by length; with `draw` shuffled, and sorted within every `_WINDOW` batches alone."""
+        """Indices in batches, sorted by length; `draw` shuffles them, and sorts within every `_WINDOW` batches
+        alone."""
         order = np.arange(len(self)) if draw is None else draw.permutation(len(self))
         window = max(1, len(self)) if draw is None else size * _WINDOW
         windows = [order[at : at + window] for at in range(0, len(order), window)]

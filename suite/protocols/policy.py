@@ -1,9 +1,9 @@
 """The protocol `policy`: a language model that improves itself in rounds, and is evaluated after each.
 
 `PolicyTask` is what a task author writes, `PolicyMethod` what a method author writes: one function, `round`. The model
-stands behind the narrow interface of `Policy` (`policy_loop.py`): generate, logprobs, finetune, prefer, each batched and
-metered in tokens. True answers stay with the scorer, in another process; a verifier, where a task grants one, answers
-from there.
+stands behind the narrow interface of `Policy` (`policy_loop.py`): generate, logprobs, finetune, prefer, each batched
+and metered in tokens. True answers stay with the scorer, in another process; a verifier, where a task grants one,
+answers from there.
 """
 
 from __future__ import annotations

@@ -31,11 +31,11 @@ class Policy:
     """A language model behind a narrow interface, metered in tokens.
 
     Counted are generated tokens, the stop symbol included, and every token of prompts, responses and stop symbols that
-    passes through the model to be trained on or scored, once a pass. In example passes a sequence counts 1 forward, and 2
-    more backward where it is trained on. What would exceed the budget raises `BudgetExhausted` before it is done.
+    passes through the model to be trained on or scored, once a pass. In example passes a sequence counts 1 forward, and
+    2 more backward where it is trained on. What would exceed the budget raises `BudgetExhausted` before it is done.
 
-    `keep` stores the weights under a name, `use` puts them back; `base` are those of the start. Responses are texts without
-    the stop symbol; one that was cut off ends in `CUT_OFF` and can be neither scored nor trained on.
+    `keep` stores the weights under a name, `use` puts them back; `base` are those of the start. Responses are texts
+    without the stop symbol; one that was cut off ends in `CUT_OFF` and can be neither scored nor trained on.
     """
 
     def __init__(
@@ -125,9 +125,9 @@ class Policy:
     ) -> float:
         """DPO on pairs; returns the last batch's loss, NaN without pairs.
 
-        `labels` (N,) in [0, 1] say how probable it is that `chosen` is the better one (1 by default), `weights` (N,) weigh
-        pairs. `reference` names the kept weights of the reference policy; by default it is the policy as it stands. Its
-        log-probabilities are computed once, before the training, and kept for the rest of the round.
+        `labels` (N,) in [0, 1] say how probable it is that `chosen` is the better one (1 by default), `weights` (N,)
+        weigh pairs. `reference` names the kept weights of the reference policy; by default it is the policy as it
+        stands. Its log-probabilities are computed once, before the training, and kept for the rest of the round.
         """
         if not len(pairs):
             return float("nan")
@@ -195,7 +195,7 @@ class Policy:
                 value.copy_(state["weights"][key])
 
     def evaluate(self, prompts: Sequence[str], number: int) -> dict[str, Array]:
-        """Greedy responses (T) and `votes` samples each (T votes), as packed texts; off the meter, weights untouched."""
+        """Greedy responses (T) and `votes` samples each (T votes), as packed texts; off the meter."""
         task = self._task
         generator = torch.Generator(self._device).manual_seed(derive(self._seed, "evaluation", number))
         found = {}
@@ -322,9 +322,9 @@ class Policy:
 class PolicyView:
     """All that a method is shown beside its policy.
 
-    `prompts`: the pool, without answers; `demonstrations`: prompts with worked responses. `answers` and `solutions` of the
-    pool, one a prompt, are empty unless the method has declared the need of that name. `generator` is the method's own
-    random stream on the CPU; `rounds` says how many there are, `progress` which share of the budget is used.
+    `prompts`: the pool, without answers; `demonstrations`: prompts with worked responses. `answers` and `solutions` of
+    the pool, one a prompt, are empty unless the method has declared the need of that name. `generator` is the method's
+    own random stream on the CPU; `rounds` says how many there are, `progress` which share of the budget is used.
     """
 
     def __init__(
@@ -360,8 +360,8 @@ class PolicyView:
     def verify(self, numbers: Sequence[int], responses: Sequence[str]) -> list[bool]:
         """Whether the answer in each response to pool prompt `numbers[i]` is right; one that does not parse is not.
 
-        For methods that have declared the need `verifier`. The scorer answers, counts what it was asked, and refuses more
-        than `verdicts` different answers a prompt.
+        For methods that have declared the need `verifier`. The scorer answers, counts what it was asked, and refuses
+        more than `verdicts` different answers a prompt.
         """
         if len(numbers) != len(responses):
             raise ValueError(f"{len(numbers)} numbers, but {len(responses)} responses")
