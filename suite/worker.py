@@ -54,8 +54,6 @@ _LOOK_EVERY = 0.2
 """Seconds between looks at the method's memory."""
 _REST = 0.02
 """Seconds the scorer rests when it has taken all that was sealed: a receiver that waits makes sending slow."""
-_PACKAGES = ("numpy", "torch", "transformers")
-"""Packages whose versions can move results, the last one those of language models."""
 _SMALL = 8192
 """It rests after predictions of so many bytes; many of these fit the line's buffer, larger ones would wait for it."""
 
@@ -334,7 +332,7 @@ def _record(
             bundle_sha256=bundle.sha256,
             stream_sha256=scorer.stream.sha256 if isinstance(scorer, StreamScorer) else None,
             python=platform.python_version(),
-            packages={name: metadata.version(name) for name in _PACKAGES[: 3 if task_entry.protocol == "policy" else 2]},
+            packages=_packages(task_entry.protocol),
             platform=f"{platform.system()} {platform.machine()}",
             processor=_processor(),
             gpu=tally.gpu,
@@ -343,6 +341,12 @@ def _record(
             resumed=tally.resumed,
         ),
     )
+
+
+def _packages(protocol: str) -> dict[str, str]:
+    """The versions of the packages that can move results."""
+    names = ("numpy", "torch", "transformers") if protocol == "policy" else ("numpy", "torch")
+    return {name: metadata.version(name) for name in names}
 
 
 def _processor() -> str:
