@@ -45,7 +45,8 @@ class Counts:
 class Meter:
     """Counts the work of `owner` (the method's name) and raises `BudgetExhausted` at the limit of `budget`.
 
-    Going on after that is a `MethodError` with the method's name. Inside `paused()` nothing is counted.
+    Going on after that is a `MethodError` with the method's name. Inside `paused()` nothing is counted. A run of
+    several trainings gives each its part of the budget (`allot`).
     """
 
     def __init__(self, budget: Budget, owner: str, device: torch.device | None = None) -> None:
@@ -53,6 +54,7 @@ class Meter:
         self.owner = owner
         self.counts = Counts()
         self.ended = False
+        self._from, self._limit = 0.0, budget.limit
         self._device = device or torch.device("cpu")
         self._pauses = 0
         self._depth = 0
@@ -72,13 +74,21 @@ class Meter:
 
     @property
     def progress(self) -> float:
-        """Used share of the budget, in [0, 1]."""
-        return min(1.0, self.used / self.budget.limit)
+        """Used share of the budget, or of the part allotted last, in [0, 1]."""
+        return min(1.0, (self.used - self._from) / self._limit)
 
     @property
     def seconds(self) -> float:
         running = time.perf_counter() - self._started if self._started is not None else 0.0
         return self.counts.seconds + running
+
+    def allot(self, limit: float, since: float | None = None) -> float:
+        """From now on `limit` of the currency is all there is, counted from the used work `since` (now); returns it.
+
+        The parts that a run allots must not add up to more than its budget.
+        """
+        self._from, self._limit, self.ended = self.used if since is None else since, limit, False
+        return self._from
 
     def attach(self, model: nn.Module) -> nn.Module:
         """Count the passes of `model`, its direct children and all copies of them; returns `model`."""
@@ -100,7 +110,7 @@ class Meter:
                 f"method '{self.owner}' went on after its budget of {self.budget.limit:g} {self.budget.currency} was "
                 "used up. Let BudgetExhausted pass, or stop when view.progress reaches 1."
             )
-        counts, limit = self.counts, self.budget.limit
+        counts, limit = self.counts, self._from + self._limit
         if self.budget.currency == "passes":
             over = counts.forward + forward + 2.0 * (counts.backward + backward) > limit
         elif self.budget.currency == "tokens":

@@ -31,6 +31,7 @@ METRICS: Mapping[str, Metric] = {
         Metric("worst_group_correlation", "Worst-group Pearson r", "higher", percent=False),
         Metric("correlation", "Pearson r", "higher", percent=False),
         Metric("mean_squared_error", "Mean squared error", "lower", percent=False),
+        Metric("learning_curve_area", "Area under the learning curve", "higher"),
         Metric("majority_accuracy", "Accuracy of the majority vote", "higher"),
         Metric("pass_at_k", "At least one right of k samples", "higher"),
         Metric("parse_rate", "Samples that parse", "higher"),

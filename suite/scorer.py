@@ -7,7 +7,7 @@ import io
 import itertools
 import json
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
@@ -19,6 +19,7 @@ from .files import write_atomic
 from .metrics import METRICS
 from .outcome import Outcome
 from .policy_scorer import PolicyScorer
+from .protocols.active import ActiveTask, Shown, learning_curve_area
 from .protocols.adaptation import EVALUATED, AdaptationTask, Split
 from .protocols.policy import PolicyTask
 from .protocols.stream import StreamTask
@@ -218,6 +219,87 @@ class AdaptationScorer:
         return self._file.with_name(f"scorer-point-{index}.npz")
 
 
+class ActiveScorer(AdaptationScorer):
+    """The oracle of active learning, beside the scorer of its rounds.
+
+    After the predictions that score a round it answers one query, with the labels that the task's strategy asks for,
+    and keeps the account. What was sold is on disk before it is told, and a run that is resumed before a query gets the
+    same answer again: no kill can buy another label. The last round counts. The points of the curve stand at the number
+    of labels given out, validation labels included from the round on that first asked for them.
+    """
+
+    def __init__(self, task: ActiveTask, bundle: BundleFolder, spec: RunSpec, work: Path, permute: int | None) -> None:
+        super().__init__(task, bundle, spec, work, permute)
+        self._active, self._private = task, bundle.private()
+        if spec.selection != "last":
+            self._refuse(f"its last round counts, so that selection '{spec.selection}' has nothing to choose")
+        queries, pool = task.rounds * task.query_size, len(self._split.unlabeled)
+        if queries >= pool:
+            self._refuse(f"it buys {queries} labels of a pool of {pool}")
+        self._account = work / "scorer-account.json"
+        saved = json.loads(self._account.read_text()) if self._account.exists() else {}
+        self._bought: list[list[int]] = saved.get("bought", [])
+        """The examples sold for each query."""
+        self._validated: int | None = saved.get("validated")
+        """The round in which a validation score was first asked for."""
+
+    def handle(self, message: Message, wire: Wire) -> None:
+        if message.kind == "query":
+            places, labels = self._sell(int(message.fields["round"]), message.arrays)
+            wire.send("bought", {"places": places, "labels": labels})
+            return
+        if message.kind == "validate" and self._validated is None:
+            self._validated = len(self._bought)
+            self._save_account()
+        super().handle(message, wire)
+
+    def _sell(self, number: int, arrays: Mapping[str, Array]) -> tuple[Array, Array]:
+        """Places in the pool of round `number` of what its query buys, and the classes of the examples there."""
+        task = self._active
+        if not self._began or number != len(self._points) - 1 or number >= task.rounds or number > len(self._bought):
+            raise MethodError(f"query {number} came out of order")
+        sold = np.array(self._bought[:number], dtype=np.int64).reshape(-1)
+        pool = self._split.unlabeled[~np.isin(self._split.unlabeled, sold)]
+        if number == len(self._bought):
+            shown = Shown(*(arrays[item.name] for item in fields(Shown)))
+            for logits, n in ((shown.logits, len(pool)), (shown.labeled_logits, len(self._split.labeled) + len(sold))):
+                if logits.shape != (n, task.n_classes):
+                    raise MethodError(f"the predictions for query {number} have the shape {logits.shape}")
+                _finite(logits, self._spec.method.name, f"query {number}")
+            chosen = task.query(shown, task.query_size, rng(self._spec.seed, "query", number))
+            self._bought.append(pool[chosen].tolist())
+            self._save_account()
+        bought = np.array(self._bought[number], dtype=np.int64)
+        place = {index: at for at, index in enumerate(pool.tolist())}
+        return np.array([place[index] for index in bought.tolist()]), task.oracle(self._private, bought)
+
+    def _save_account(self) -> None:
+        write_atomic(self._account, json.dumps({"bought": self._bought, "validated": self._validated}).encode())
+
+    def _labels_at(self, number: int) -> int:
+        """Labels given out by the end of round `number`."""
+        validated = self._validated is not None and self._validated <= number
+        held = len(self._split.validation) if validated else 0
+        return len(self._split.labeled) + number * self._active.query_size + held
+
+    def _point(self, index: int, x: float, arrays: Mapping[str, Array], label_free: dict[str, float]) -> None:
+        if index > len(self._bought):
+            raise MethodError(f"the predictions of round {index} came before its labels were bought")
+        super()._point(index, float(self._labels_at(index)), arrays, label_free)
+
+    def outcome(self) -> Outcome:
+        rounds = self._active.rounds
+        if len(self._points) != rounds + 1:
+            raise MethodError(
+                f"method '{self._spec.method.name}' ended after {len(self._points)} of {rounds + 1} rounds"
+            )
+        outcome = super().outcome()
+        labels = np.array([point["x"] for point in self._points])
+        accuracy = np.array([point["metrics"]["accuracy"] for point in self._points])
+        metrics = outcome.metrics | {"learning_curve_area": learning_curve_area(labels, accuracy)}
+        return replace(outcome, metrics=metrics, given_labels=self._labels_at(rounds))
+
+
 def _metric_of(spec: RunSpec) -> str:
     from . import registry
 
@@ -233,4 +315,5 @@ def make_scorer(task: Any, bundle: BundleFolder, spec: RunSpec, work: Path, perm
         return StreamScorer(task, bundle, spec, work, permute)
     if isinstance(task, PolicyTask):
         return PolicyScorer(task, bundle, spec, work, permute)
-    return AdaptationScorer(task, bundle, spec, work, permute)
+    kind = ActiveScorer if isinstance(task, ActiveTask) else AdaptationScorer
+    return kind(task, bundle, spec, work, permute)

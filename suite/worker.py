@@ -31,6 +31,7 @@ from .errors import BudgetExhausted, MethodError, SelfbenchError
 from .files import locked
 from .job import BUSY, IO_ERROR, Job
 from .meter import Meter, peak_memory_mb
+from .outcome import Outcome
 from .processes import (
     adopt_orphans,
     close_files_except,
@@ -40,12 +41,14 @@ from .processes import (
     kill_group,
     limit_memory,
 )
+from .protocols.active import ActiveTask
+from .protocols.active_loop import run_active
 from .protocols.adaptation_loop import run_adaptation
 from .protocols.context import Context, prepare_torch
 from .protocols.policy_loop import run_policy
 from .protocols.stream_loop import run_stream
 from .record import Cost, Provenance, Record, Status
-from .scorer import Outcome, Scorer, StreamScorer, make_scorer
+from .scorer import Scorer, StreamScorer, make_scorer
 from .spec import RunSpec
 from .store import Store
 from .wire import Message, Wire
@@ -129,6 +132,9 @@ def _run(job: Job, spec: RunSpec, work: Path) -> Record:
         _listen(Wire(ours), scorer, result, spec, method_pid)
         if result.status == "ok":
             result.outcome = scorer.outcome()
+            given = result.outcome.given_labels
+            if given not in (None, result.tally.labels):
+                raise MethodError(f"{given} labels were given out, the method's process counted {result.tally.labels}")
             if result.outcome.predictions is not None:
                 kept = Store(Path(job.results)).predictions(spec)
                 kept.parent.mkdir(parents=True, exist_ok=True)
@@ -258,7 +264,8 @@ def _run_protocol(job: Job, spec: RunSpec, plan: Message, meter: Meter, context:
     if task_entry.protocol == "stream":
         run_stream(method, task, bundle.public(), bundle.model(), plan.arrays, meter, context, needs, job.frozen)
     elif task_entry.protocol == "adaptation":
-        run_adaptation(method, task, bundle.public(), plan.arrays, meter, context, needs)
+        loop = run_active if isinstance(task, ActiveTask) else run_adaptation
+        loop(method, task, bundle.public(), plan.arrays, meter, context, needs)
     elif task_entry.protocol == "policy":
         run_policy(method, task, bundle.public(), bundle.model(), plan.arrays, meter, context)
     else:

@@ -294,18 +294,35 @@ def run_adaptation(
     """Let `method` use its budget, then send its last predictor's predictions. `needs` is what it has declared."""
     view = View(method, task, public, plan, meter, context, needs)
     meter.counts.labels += len(view.labels)
-    torch.manual_seed(derive(context.spec.seed, "method"))
-    try:
-        if task.cached_passes:
-            meter.charge(forward=task.cached_passes * (len(view.labeled) + len(view.unlabeled)))
-        with meter.running():
-            method.setup(view.new_model(), view)
+    with predictor_expected(method, meter):
+        charge_cached(task, plan, meter)
+        start(method, view)
         view.resume()
         method.fit(view)
+    view.evaluate()
+
+
+@contextlib.contextmanager
+def predictor_expected(method: AdaptationMethod, meter: Meter) -> Iterator[None]:
+    """Inside, the budget may end; raises `MethodError` where it does before the method has a model."""
+    try:
+        yield
     except BudgetExhausted:
         if not hasattr(method, "model"):
             raise MethodError(f"method '{meter.owner}' used up its budget before it had a predictor") from None
-    view.evaluate()
+
+
+def charge_cached(task: AdaptationTask, plan: Mapping[str, Array], meter: Meter) -> None:
+    """Charge the passes of a frozen model that made the examples shown to the method."""
+    if task.cached_passes:
+        meter.charge(forward=task.cached_passes * (len(plan["labeled"]) + len(plan["unlabeled"])))
+
+
+def start(method: AdaptationMethod, view: View) -> None:
+    """Set `method` up with a new model and the random state of a new run."""
+    torch.manual_seed(derive(view.seed, "method"))
+    with view.meter.running():
+        method.setup(view.new_model(), view)
 
 
 def _examples(

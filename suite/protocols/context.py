@@ -25,7 +25,8 @@ _PROGRESS_EVERY = 0.5
 class Context:
     """The surroundings of one run in the method's process.
 
-    `checkpoint_seconds` is the time between checkpoints; it changes no result. 0 makes one at every chance.
+    `checkpoint_seconds` is the time between checkpoints; it changes no result. 0 makes one at every chance. A run of
+    several trainings says at which of how many it is (`part`), and what of it belongs into a checkpoint (`kept`).
     """
 
     spec: RunSpec
@@ -34,16 +35,19 @@ class Context:
     work: Path
     checkpoint_seconds: float = 30.0
     resumed: int = 0
+    part: tuple[int, int] = (0, 1)
+    kept: Mapping[str, Any] = field(default_factory=dict)
     _last_progress: float = 0.0
     _last_checkpoint: float = field(default_factory=time.monotonic)
 
     def progress(self, share: float, now: float | None = None) -> None:
-        """Leave the done share of the run where the engine reads it; at most twice a second."""
+        """Leave the done share of the run, or of its part, where the engine reads it; at most twice a second."""
         now = time.monotonic() if now is None else now
         if now - self._last_progress >= _PROGRESS_EVERY:
             self._last_progress = now
             with contextlib.suppress(OSError):
-                (self.work / "progress").write_text(f"{share:.4f}")
+                done, parts = self.part
+                (self.work / "progress").write_text(f"{(done + share) / parts:.4f}")
 
     def checkpoint_due(self, now: float | None = None) -> bool:
         """Whether it is time for a checkpoint. `now` (of `time.monotonic`) saves a reading of the clock."""
@@ -56,7 +60,7 @@ class Context:
         reply = self.wire.receive()
         if reply is None or reply.kind != "saved":
             raise MethodError("the scorer has gone")
-        state = dict(state) | {"resumed": self.resumed}
+        state = dict(state) | {"resumed": self.resumed, "kept": dict(self.kept)}
         # A full disk costs the checkpoint, not the run.
         with contextlib.suppress(OSError):
             checkpoint.save(self.work / "checkpoint.pt", state, self.device)

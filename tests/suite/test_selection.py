@@ -67,6 +67,7 @@ def test_rules_and_metrics_are_described() -> None:
     assert "upper bound" in RULES["oracle"].title
     assert {name for name, metric in METRICS.items() if metric.better == "higher"} == {
         "accuracy", "worst_group_accuracy", "worst_region_accuracy", "tenth_percentile_accuracy", "macro_f1",
+        "learning_curve_area",
     }  # fmt: skip
 
 

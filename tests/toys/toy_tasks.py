@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from selfbench import AdaptationTask, Bundle, Recipe, Stream, StreamTask, register_task
+from selfbench.suite.protocols.active import ActiveTask
 from selfbench.suite.protocols.adaptation import Split
 from selfbench.suite.protocols.stream import even_cuts
 
@@ -106,3 +107,23 @@ class ToyAdaptation(AdaptationTask):
 
     def strong(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
         return inputs + 0.3 * torch.randn(inputs.shape, generator=generator, device=inputs.device)
+
+
+@register_task(
+    "toy-active",
+    protocol="adaptation",
+    version="1",
+    metric="accuracy",
+    title="Toy active learning",
+    budget={"currency": "passes", "limit": 12000, "wall_seconds": 60, "memory_mb": 2048},
+    data=(),
+    grants=("strong-augmentation",),
+)
+class ToyActive(ActiveTask, ToyAdaptation):
+    """The blobs of `toy-adaptation`: three queries of five labels, where the predictor is least sure."""
+
+    rounds = 3
+    query_size = 5
+
+    def query(self, shown, size: int, draw) -> np.ndarray:
+        return np.argsort(shown.logits.max(axis=1) - np.median(shown.logits, axis=1), kind="stable")[:size]
