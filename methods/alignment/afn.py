@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ...suite.hyper import hyper
 from ...suite.protocols.adaptation import AdaptationMethod, Batch, LabeledBatch
@@ -19,7 +18,13 @@ if TYPE_CHECKING:
     from ...suite.protocols.adaptation_loop import View
 
 
-@register_method("afn", family="alignment", protocol="adaptation", paper="arXiv:1811.07456")
+@register_method(
+    "afn",
+    family="alignment",
+    protocol="adaptation",
+    paper="arXiv:1811.07456",
+    outputs=("classes", "numbers"),
+)
 @dataclass
 class Afn(AdaptationMethod):
     """Larger feature norms on both sides (Xu et al. 2019, arXiv:1811.07456).
@@ -54,11 +59,11 @@ class Afn(AdaptationMethod):
     def loss(self, labeled: LabeledBatch, unlabeled: Batch) -> Tensor:
         x = chosen_view(labeled, self.augment)
         if self.weight == 0 or len(unlabeled) == 0:
-            return F.cross_entropy(self.model(x), labeled.y)
+            return self.view.task.supervised(self.model, x, labeled.y)
         logits, source = with_features(self.model, x)
         _, target = with_features(self.model, chosen_view(unlabeled, self.augment))
         norms = self._norm_loss(source) + self._norm_loss(target)
-        return F.cross_entropy(logits, labeled.y) + self.weight * norms
+        return self.view.task.loss(logits, labeled.y) + self.weight * norms
 
     def _norm_loss(self, features: Tensor) -> Tensor:
         norms: Tensor = torch.linalg.vector_norm(features, dim=1)

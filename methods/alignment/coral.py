@@ -21,7 +21,14 @@ if TYPE_CHECKING:
     from ...suite.protocols.adaptation_loop import View
 
 
-@register_method("coral", family="alignment", protocol="adaptation", paper="arXiv:1607.01719", needs=("domains",))
+@register_method(
+    "coral",
+    family="alignment",
+    protocol="adaptation",
+    paper="arXiv:1607.01719",
+    needs=("domains",),
+    outputs=("classes", "numbers"),
+)
 @dataclass
 class Coral(AdaptationMethod):
     """Equal means and covariances of the features of all domains (Sun & Saenko 2016, arXiv:1607.01719).
@@ -73,10 +80,10 @@ class Coral(AdaptationMethod):
     def loss(self, labeled: LabeledBatch, unlabeled: Batch) -> Tensor:
         x = chosen_view(labeled, self.augment)
         if self.weight == 0 or len(unlabeled) == 0:
-            return F.cross_entropy(self.model(x), labeled.y)
+            return self.view.task.supervised(self.model, x, labeled.y)
         logits, features = with_features(self.model, torch.cat([x, chosen_view(unlabeled, self.augment)]))
         groups = dense_groups(torch.cat([labeled.domains, unlabeled.domains]))
-        loss = F.cross_entropy(logits[: len(labeled)], labeled.y)
+        loss = self.view.task.loss(logits[: len(labeled)], labeled.y)
         return loss + self.weight * coral_distance(features, groups, self.most)
 
 

@@ -27,7 +27,14 @@ GAMMA = 10.0
 """Steepness of the paper's schedule of the reversal."""
 
 
-@register_method("dann", family="alignment", protocol="adaptation", paper="arXiv:1505.07818", needs=("domains",))
+@register_method(
+    "dann",
+    family="alignment",
+    protocol="adaptation",
+    paper="arXiv:1505.07818",
+    needs=("domains",),
+    outputs=("classes", "numbers"),
+)
 @dataclass
 class Dann(AdaptationMethod):
     """Features from which a discriminator cannot tell the domain (Ganin et al. 2016, arXiv:1505.07818).
@@ -100,11 +107,11 @@ class Dann(AdaptationMethod):
     def loss(self, labeled: LabeledBatch, unlabeled: Batch) -> Tensor:
         x = chosen_view(labeled, self.augment)
         if self.discriminator is None or len(unlabeled) == 0:
-            return F.cross_entropy(self.model(x), labeled.y)
+            return self.view.task.supervised(self.model, x, labeled.y)
         logits, features = with_features(self.model, torch.cat([x, chosen_view(unlabeled, self.augment)]))
         told = self.discriminator(reverse_gradient(features, self._reversal()))
         domains = torch.searchsorted(self.domains, torch.cat([labeled.domains, unlabeled.domains]))
-        loss = F.cross_entropy(logits[: len(labeled)], labeled.y)
+        loss = self.view.task.loss(logits[: len(labeled)], labeled.y)
         return loss + self.weight * F.cross_entropy(told, domains)
 
     def _reversal(self) -> float:

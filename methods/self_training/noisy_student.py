@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from ...suite.errors import UsageError
 from ...suite.hyper import hyper
 from ...suite.protocols.adaptation import AdaptationMethod, Batch, LabeledBatch
 from ...suite.registry import register_method
@@ -27,6 +27,7 @@ _LABELLING_BATCH = 1024
     protocol="adaptation",
     paper="arXiv:1911.04252",
     needs=("strong-augmentation",),
+    outputs=("classes", "numbers"),
 )
 @dataclass
 class NoisyStudent(AdaptationMethod):
@@ -62,6 +63,8 @@ class NoisyStudent(AdaptationMethod):
 
     def setup(self, model: nn.Module, view: View) -> None:
         super().setup(model, view)
+        if self.labels == "soft" and view.n_classes < 2:
+            raise UsageError(f"{type(view.task).__name__} has no classes to be unsure of: use labels=hard.")
         self.round, self.labelled_in = 0, 0
         self.targets = torch.empty(0, device=view.device)
 
@@ -71,11 +74,12 @@ class NoisyStudent(AdaptationMethod):
     def loss(self, labeled: LabeledBatch, unlabeled: Batch) -> Tensor:
         inputs = labeled.strong if self.augment == "strong" else labeled.weak
         if len(unlabeled) == 0:
-            return F.cross_entropy(self.model(inputs), labeled.y)
+            return self.view.task.supervised(self.model, inputs, labeled.y)
         with dropout_before(classifier_of(self.model), self.dropout):
             logits = self.model(torch.cat([inputs, unlabeled.strong]))
-        loss = F.cross_entropy(logits[: len(labeled)], labeled.y)
-        return loss + self.weight * F.cross_entropy(logits[len(labeled) :], self.targets[unlabeled.index])
+        task = self.view.task
+        loss = task.loss(logits[: len(labeled)], labeled.y)
+        return loss + self.weight * task.loss(logits[len(labeled) :], self.targets[unlabeled.index])
 
     def fit(self, view: View) -> None:
         rounds = self.rounds if self.weight > 0 and len(view.unlabeled) else 0
@@ -93,4 +97,4 @@ class NoisyStudent(AdaptationMethod):
         """What the model says of `inputs` (U, ...) in eval mode: classes (U,), or probabilities (U, K)."""
         self.model.eval()
         logits = torch.cat([self.model(part) for part in torch.split(inputs, _LABELLING_BATCH)])
-        return logits.argmax(dim=1) if self.labels == "hard" else logits.softmax(dim=1)
+        return self.view.task.targets(logits) if self.labels == "hard" else logits.softmax(dim=1)

@@ -128,6 +128,10 @@ class AdaptationTask:
         """The supervised loss of a batch; a task whose model computes its own loss overrides it."""
         return self.loss(model(inputs), targets)
 
+    def targets(self, outputs: Tensor) -> Tensor:
+        """A teacher's outputs (B, K) as targets of `loss`: the classes (B,)."""
+        return outputs.argmax(dim=1)
+
     def sealed(self, outputs: Any, n: int, owner: str) -> Tensor:
         """What of the model's outputs for `n` examples is sent to the scorer, and kept: logits (n, K).
 

@@ -175,11 +175,13 @@ class WildsTask(AdaptationTask):
             data.file(self.data_name, member.name)
         return data.folder(self.data_name)
 
-    def _load(self, root: Path, unlabeled: bool = False) -> Any:
+    def _load(self, root: Path, unlabeled: bool = False, **options: Any) -> Any:
         with usable(self.published_counts) as wilds, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                return wilds.get_dataset(self.dataset, root_dir=str(root), download=False, unlabeled=unlabeled)
+                return wilds.get_dataset(
+                    self.dataset, root_dir=str(root), download=False, unlabeled=unlabeled, **options
+                )
             except Exception as error:  # every way in which tables can fail a reader that does not look
                 what = "unlabelled data" if unlabeled else "data"
                 raise DataMissing(

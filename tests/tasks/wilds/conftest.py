@@ -58,12 +58,14 @@ def miniature_of(name: str) -> WildsTask:
     }
     if issubclass(published, WildsImages):
         changes |= {"side": 16, "evaluation_batch": 32, "model": _small_network}
+    if name == "poverty":
+        changes |= {"side": 16, "model": lambda self: _small_network(self, channels=8)}
     return type(f"Miniature{published.__name__}", (published,), changes)()  # type: ignore[no-any-return]
 
 
-def _small_network(self: WildsTask) -> nn.Module:
+def _small_network(self: WildsTask, channels: int = 3) -> nn.Module:
     return nn.Sequential(
-        nn.Conv2d(3, 4, 3, stride=2), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Conv2d(channels, 4, 3, stride=2), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
         nn.Linear(4, self.n_classes),
     )  # fmt: skip
 

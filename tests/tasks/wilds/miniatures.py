@@ -135,6 +135,32 @@ def rxrx1(root: Path, hidden: int = 0) -> None:
         picture(folder / "images" / row.experiment / f"Plate{row.plate}" / f"{row.well}_s{row.site}.png", draw)
 
 
+def poverty(root: Path, hidden: int = 0) -> None:
+    """More than 2,000 rows of the countries of each fold's training: as many are put aside before it begins."""
+    from wilds.datasets.poverty_dataset import DHS_COUNTRIES, SURVEY_NAMES
+
+    draw = np.random.default_rng(8)
+    for name, version, table, n in (
+        ("poverty", "1.1", "dhs_metadata.csv", 160 * len(DHS_COUNTRIES)),
+        ("poverty_unlabeled", "1.0", "unlabeled_metadata.csv", 4 * len(DHS_COUNTRIES)),
+    ):
+        folder = release(root, name, version)
+        country = draw.permutation(np.arange(n) % len(DHS_COUNTRIES))
+        rows = pd.DataFrame({"country": np.array(DHS_COUNTRIES)[country], "year": 2012})
+        if name == "poverty":
+            secret = np.random.default_rng([hidden, 77]).normal(size=n)
+            trained = rows["country"].isin(SURVEY_NAMES["2009-17A"]["train"])
+            rows["wealthpooled"] = np.where(trained, draw.normal(size=n), secret)
+            rows["urban"] = draw.random(n) < 0.4
+        rows.to_csv(folder / table, index=False)
+        (folder / "images").mkdir(exist_ok=True)
+        few = [folder / "images" / f"few_{number}.npz" for number in range(7)]
+        for path in few:
+            np.savez_compressed(path, x=draw.normal(size=(8, 16, 16)).astype(np.float32))
+        for number in range(n):
+            (folder / "images" / f"landsat_poverty_img_{number}.npz").hardlink_to(few[number % len(few)])
+
+
 WORDS = ("good", "bad", "fine", "poor", "great", "dull", "a", "the", "story", "plot", ",", "##s")
 
 
@@ -211,6 +237,7 @@ ALL: dict[str, Callable[..., None]] = {
     "iwildcam": iwildcam,
     "fmow": fmow,
     "rxrx1": rxrx1,
+    "poverty": poverty,
     "civilcomments": civilcomments,
     "amazon": amazon,
 }

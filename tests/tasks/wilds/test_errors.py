@@ -16,7 +16,7 @@ from selfbench.suite.data import Data
 from selfbench.suite.errors import DataMissing, UsageError
 from selfbench.tasks.wilds.task import WildsTask
 
-NAMES = ["camelyon17", "iwildcam", "fmow", "rxrx1", "civilcomments", "amazon"]
+NAMES = ["camelyon17", "iwildcam", "fmow", "rxrx1", "civilcomments", "amazon", "poverty"]
 Miniature = Callable[[str], WildsTask]
 
 
@@ -69,6 +69,10 @@ CELLS = [
     ("fmow", "fmow_v1.1/rgb_metadata.csv", "category", "zooo", "one of airport"),
     ("fmow", "fmow_v1.1/rgb_metadata.csv", "split", "dev", "one of train"),
     ("rxrx1", "rxrx1_v1.0/metadata.csv", "site", 3, "one of 1, 2"),
+    ("poverty", "poverty_v1.1/dhs_metadata.csv", "country", "atlantis", "one of angola"),
+    ("poverty", "poverty_v1.1/dhs_metadata.csv", "wealthpooled", "rich", "from -100 to 100"),
+    ("poverty", "poverty_v1.1/dhs_metadata.csv", "urban", "maybe", "one of True, False"),
+    ("poverty", "poverty_unlabeled_v1.0/unlabeled_metadata.csv", "country", None, "one of angola"),
     ("civilcomments", "civilcomments_v1.0/all_data_with_identities.csv", "toxicity", 1.5, "from 0 to 1"),
     ("civilcomments", "civilcomments_v1.0/all_data_with_identities.csv", "split", None, "one of train"),
     ("amazon", "amazon_v2.1/reviews.csv", "overall", 6.0, "one of 1, 2, 3, 4, 5"),
