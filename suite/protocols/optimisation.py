@@ -55,8 +55,8 @@ class Recipe:
 
     `schedule` gives the multiple of `lr` at each share of the budget, by default a cosine that ends at cos(7 pi / 16);
     `ema` is the decay of the averaged weights that are evaluated (0 evaluates the trained weights themselves);
-    `points` is the number of evaluations. `momentum` and `nesterov` are those of `sgd`. Gradients longer than
-    `max_norm`, taken over all that is trained, are shortened to it; 0 leaves them alone.
+    `points` is the number of evaluations. `momentum` and `nesterov` are those of `sgd`, `beta2` is that of `adam` and
+    `adamw`. Gradients longer than `max_norm`, taken over all that is trained, are shortened to it; 0 leaves them alone.
     """
 
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
@@ -69,6 +69,7 @@ class Recipe:
     nesterov: bool = True
     schedule: Schedule = cosine_7_16
     max_norm: float = 0.0
+    beta2: float = 0.999
 
 
 def make_optimizer(recipe: Recipe, parameters: Iterable[Any]) -> torch.optim.Optimizer:
@@ -80,4 +81,4 @@ def make_optimizer(recipe: Recipe, parameters: Iterable[Any]) -> torch.optim.Opt
             parameters, lr=recipe.lr, momentum=recipe.momentum, weight_decay=decay, nesterov=nesterov
         )
     kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
-    return kind(parameters, lr=recipe.lr, weight_decay=decay)
+    return kind(parameters, lr=recipe.lr, betas=(0.9, recipe.beta2), weight_decay=decay)

@@ -297,7 +297,7 @@ class Policy:
                     with autocast(self._context):
                         value = loss(chosen)
                     optimizer.zero_grad()
-                    value.backward()  # type: ignore[no-untyped-call]
+                    value.backward()
                     if recipe.max_norm:
                         nn.utils.clip_grad_norm_(parameters, recipe.max_norm)
                     optimizer.step()
