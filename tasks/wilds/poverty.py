@@ -86,7 +86,7 @@ class WildsPoverty(WildsTask):
     columns: ClassVar[tuple[Column, ...]] = (
         Column(f"{_LABELED}/dhs_metadata.csv", "country", values=_COUNTRIES),
         Column(f"{_LABELED}/dhs_metadata.csv", "wealthpooled", low=-100, high=100),
-        Column(f"{_LABELED}/dhs_metadata.csv", "urban", values=(True, False)),
+        Column(f"{_LABELED}/dhs_metadata.csv", "urban", values=(True, False, "True", "False")),
         Column(f"{_UNLABELED}/unlabeled_metadata.csv", "country", values=_COUNTRIES),
     )
 
