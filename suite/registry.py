@@ -20,7 +20,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -70,6 +70,8 @@ class Entry:
     options: Mapping[str, Any]
     hypers: tuple[Hyper, ...] = ()
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    changed: Mapping[str, Any] | None = None
+    """The class attributes in which a variant differs from the class that it is one of; None for the class itself."""
 
     @property
     def protocol(self) -> str:
@@ -88,9 +90,18 @@ class Entry:
         return hashlib.sha256(self.file.read_bytes()).hexdigest()
 
     def load(self) -> type:
-        """Import the file and return the class."""
+        """Import the file and return the class, or the subclass that is this variant of it."""
         module = importlib.import_module(self.module) if self.module else _import_file(self.file)
-        return getattr(module, self.qualname)  # type: ignore[no-any-return]
+        cls: type = getattr(module, self.qualname)
+        if self.changed is None:
+            return cls
+        for attribute in self.changed:
+            if not hasattr(cls, attribute):
+                raise RegistryError(
+                    f"{self.file}: the variant '{self.name}' sets '{attribute}', which its class has not."
+                )
+        own = {"__doc__": cls.__doc__, "__module__": cls.__module__, **self.changed}
+        return _mark(self.kind, self.name, dict(self.options))(type(cls.__name__, (cls,), own))
 
     def params(self, given: Mapping[str, Any] | None = None, preset: str = "") -> dict[str, Any]:
         """All hyper-parameters: `given` over those of `preset`, where the method has it, over the defaults; checked."""
@@ -146,6 +157,7 @@ def register_task(
     bundle: str | None = None,
     preset: str = "",
     outputs: str = "classes",
+    variants: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Callable[[_Class], _Class]:
     """Register a task class. All arguments must be literals.
 
@@ -154,6 +166,9 @@ def register_task(
     that it shares with other tasks of its file, `preset` the published hyper-parameters that methods use on it where
     they have them (`presets` of the method), `outputs` what its model returns (`OUTPUTS`); any change of the protocol
     raises `version`, and the board never mixes versions.
+
+    `variants` are further tasks on the same data: name -> the arguments that differ, such as the title, and under `set`
+    the class attributes that do. They share the bundle unless they name one.
     """
     options = {"protocol": protocol, "version": version, "metric": metric, "title": title, "budget": dict(budget),
                "data": data, "grants": grants, "tags": tags, "selection": selection, "bundle": bundle,
@@ -223,12 +238,13 @@ def _read_folder(kind: Kind, folder: Path, package: str | None) -> Iterator[Entr
 
     def freeze(entry: Entry) -> Any:
         hypers = [[getattr(item, name) for name in Hyper.__match_args__] for item in entry.hypers]
-        return [entry.name, entry.qualname, entry.doc, entry.options, hypers, entry.presets]
+        return [entry.name, entry.qualname, entry.doc, entry.options, hypers, entry.presets, entry.changed]
 
     def thaw(file: Path, frozen: Any) -> Entry:
-        name, qualname, doc, options, hypers, presets = frozen
+        name, qualname, doc, options, hypers, presets, changed = frozen
         declared = tuple(Hyper(*map(_tuples, item)) for item in hypers)
-        return Entry(kind, name, qualname, file, module(file), doc, _tuples(options), declared, _tuples(presets))
+        options, presets, changed = _tuples(options), _tuples(presets), _tuples(changed)
+        return Entry(kind, name, qualname, file, module(file), doc, options, declared, presets, changed)
 
     suite = PACKAGE / "suite"
     parts = [Path(__file__), suite / "hyper.py", *(suite / base for base, _ in _BASES.values())]
@@ -291,10 +307,11 @@ def read_file(kind: Kind, file: Path, module: str | None) -> Iterator[Entry]:
         if isinstance(node, ast.ClassDef):
             for call in node.decorator_list:
                 if isinstance(call, ast.Call) and _called(call) == f"register_{kind}":
-                    yield _read_class(kind, file, module, node, call)
+                    yield from _read_class(kind, file, module, node, call)
 
 
-def _read_class(kind: Kind, file: Path, module: str | None, node: ast.ClassDef, call: ast.Call) -> Entry:
+def _read_class(kind: Kind, file: Path, module: str | None, node: ast.ClassDef, call: ast.Call) -> Iterator[Entry]:
+    """The class, and its variants."""
     where = f"{file}, line {call.lineno}"
     try:
         given = [ast.literal_eval(item) for item in call.args]
@@ -320,7 +337,16 @@ def _read_class(kind: Kind, file: Path, module: str | None, node: ast.ClassDef, 
                 own = {item.name for item in hypers}
                 hypers = tuple(item for item in _base_hypers(base_file) if item.name not in own) + hypers
     doc = ast.get_docstring(node) or ""
-    return Entry(kind, name, node.name, file, module, doc, options, hypers, presets)
+    variants = options.pop("variants", None) or {}
+    base = Entry(kind, name, node.name, file, module, doc, options, hypers, presets)
+    yield base
+    for own_name, changes in variants.items():
+        own = {"set": {}, **changes}
+        changed = own.pop("set")
+        merged = {**options, "bundle": options["bundle"] or name, **own}
+        _, merged = _arguments(kind, [own_name], merged, f"{where}, variant '{own_name}'")
+        merged.pop("variants")
+        yield replace(base, name=own_name, options=merged, changed=dict(changed))
 
 
 def _arguments(kind: Kind, given: list[Any], named: dict[str, Any], where: str) -> tuple[str, dict[str, Any]]:

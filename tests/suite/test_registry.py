@@ -290,3 +290,49 @@ def test_why_a_pair_does_not_fit(write: Write) -> None:
     other = get("method", "supervised")
     assert "protocol adaptation" in misfit(other, task)
     assert "protocol stream" in misfit(other, task)
+
+
+VARIANTS = '''
+from selfbench import AdaptationTask, register_task
+
+@register_task("fruit", protocol="adaptation", version="2", metric="accuracy", title="Fruit", budget={"limit": 10},
+               data=("digits",), variants={"fruit-two": {"title": "Two", "set": {"n": 2, "kinds": ["a", "b"]}},
+                                           "fruit-old": {"version": "1", "bundle": "old"}})
+class Fruit(AdaptationTask):
+    """Apples."""
+    n = 5
+    kinds = ()
+'''
+
+
+def test_variants_are_tasks_of_the_same_class_and_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "fruit.py").write_text(VARIANTS)
+    monkeypatch.setenv("SELFBENCH_PATH", str(tmp_path))
+    fruit, two, old = (registry.get("task", name) for name in ("fruit", "fruit-two", "fruit-old"))
+    assert "variants" not in fruit.options
+    assert (fruit.options["bundle"], two.options["bundle"], old.options["bundle"]) == (None, "fruit", "old")
+    assert two.options == {**fruit.options, "bundle": "fruit", "title": "Two"}
+    assert (two.version, old.version) == ("2", "1")
+    assert (fruit.load().n, two.load().n, old.load().n) == (5, 2, 5)
+    assert issubclass(two.load(), fruit.load())
+    assert two.load().kinds in (["a", "b"], ("a", "b"))
+    assert two.load().__selfbench__ == {"kind": "task", "name": "fruit-two", **two.options}
+    assert fruit.load().__selfbench__["name"] == "fruit"
+    assert two.doc == two.load().__doc__ == "Apples."
+
+
+@pytest.mark.parametrize(
+    ("change", "to", "says"),
+    [
+        ('"fruit-two": {"title": "Two"', '"fruit-two": {"titel": "Two"', "variant 'fruit-two'.*titel"),
+        ('"fruit-two"', '"Fruit Two"', "lower case words"),
+        ('"set": {"n": 2', '"set": {"m": 2', "sets 'm', which its class has not"),
+    ],
+)
+def test_variants_that_cannot_be_are_errors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str, to: str, says: str
+) -> None:
+    (tmp_path / "fruit.py").write_text(VARIANTS.replace(change, to))
+    monkeypatch.setenv("SELFBENCH_PATH", str(tmp_path))
+    with pytest.raises(registry.RegistryError, match=says):
+        registry.get("task", "fruit-two").load()
