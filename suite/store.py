@@ -29,7 +29,7 @@ from .places import cache_folder
 from .record import Record
 from .spec import RunSpec, canonical
 
-INDEX_VERSION = 2
+INDEX_VERSION = 3
 _PARALLEL_FROM = 2000
 _CHUNK = 512
 _SCHEMA = """
@@ -38,7 +38,8 @@ create table runs (
     path text primary key, run_id text, task text, task_version text, method text, method_version text, params text,
     seed integer, budget text, selection text, device text, precision text, threads integer, status text,
     "primary" text, value real, n integer, budget_used_up integer, passes real, tokens integer, seconds real,
-    gpu_seconds real, memory_mb real, gpu_memory_mb real
+    gpu_seconds real, memory_mb real, gpu_memory_mb real,
+    bundle text
 );
 create table bodies (path text primary key, run_id text, body blob);
 create index by_task on runs (task, method, seed, run_id);
@@ -56,7 +57,8 @@ class Stat(NamedTuple):
 class Summary(NamedTuple):
     """What the board needs of one record: one line of the index, in the order of its columns.
 
-    `params` and `budget` are canonical JSON, `value` is the primary metric, memory is in MiB.
+    `params` and `budget` are canonical JSON, `value` is the primary metric, memory is in MiB, `bundle` the digest of
+    data and source weights.
     """
 
     run_id: str
@@ -82,6 +84,7 @@ class Summary(NamedTuple):
     gpu_seconds: float
     memory_mb: float
     gpu_memory_mb: float
+    bundle: str = ""
 
 
 _COLUMNS = ", ".join(f'"{name}"' for name in Summary._fields)
@@ -370,4 +373,5 @@ def _summary(record: Record) -> Summary:
         gpu_seconds=cost.gpu_seconds,
         memory_mb=cost.peak_memory_mb,
         gpu_memory_mb=cost.peak_gpu_memory_mb,
+        bundle=record.provenance.bundle_sha256,
     )

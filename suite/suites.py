@@ -53,7 +53,8 @@ class Suite:
 
 
 def suite_names() -> list[str]:
-    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+    """The suites that come with the package; the one that everybody runs first is first."""
+    return sorted((path.stem for path in FOLDER.glob("*.toml")), key=lambda name: (name != "quick", name))
 
 
 def load_suite(name: str | Path, settings: Settings = Settings()) -> Suite:

@@ -110,6 +110,11 @@ class Field:
         """Evaluated items of a run; the fewest, should runs differ."""
         return min((o.run.n for row in self.rows for o in row.outcomes if o.value is not None and o.run.n), default=0)
 
+    @cached_property
+    def data(self) -> int:
+        """How many digests of data and source weights the finished runs have; more than one is worth a warning."""
+        return len({o.run.bundle for row in self.rows for o in row.outcomes if o.value is not None and o.run.bundle})
+
     @property
     def title(self) -> str:
         return f"{self.task} ({self.condition.text})"

@@ -29,6 +29,8 @@ def task_text(board: TaskBoard) -> str:
         facts.append(f"gaps under {formats.number(board.mde, metric)} are not ranked")
     if board.compared:
         facts.append(f"{board.compared} methods ranked over {formats.plural(len(field.seeds), 'seed')}")
+    if field.data > 1:
+        facts.append(f"CAUTION: these runs are on {field.data} different data digests")
     lines = [_HEAD, *(_line(score, board) for score in board.scores)]
     return "\n".join([f"{field.task} ({field.condition.text})", "; ".join(facts), *_aligned(lines, _RIGHT)])
 

@@ -12,6 +12,8 @@ import pytest
 from selfbench.suite.board import formats
 from selfbench.suite.board.catalogue import Catalogue
 from selfbench.suite.board.export import board_data, boards_csv, csv_text
+from selfbench.suite.board.scores import score_field
+from selfbench.suite.board.table import fields_of
 from selfbench.suite.board.text import task_text
 from selfbench.suite.metrics import METRICS
 from selfbench.suite.registry import Entry, Hyper
@@ -108,6 +110,16 @@ def test_the_json_of_a_board_holds_every_run(board_of) -> None:
     data = board_data(board_of({"a": [0.1, "oom", 0.3]}))
     assert [run["status"] for run in data["rows"][0]["runs"]] == ["ok", "oom", "ok"]
     assert [run["value"] for run in data["rows"][0]["runs"]] == [0.1, None, 0.3]
+
+
+def test_runs_on_different_data_are_marked(run_of) -> None:
+    def text(*bundles: str) -> str:
+        runs = [run_of("tent", seed, 0.2, bundle=bundle) for seed, bundle in enumerate(bundles)]
+        [field] = fields_of(runs, Catalogue())
+        return task_text(score_field(field, Catalogue()))
+
+    assert "CAUTION: these runs are on 2 different data digests" in text("a", "b")
+    assert "CAUTION" not in text("a", "a")
 
 
 def test_the_terminal_table_is_aligned_and_says_why(board_of, catalogue) -> None:
