@@ -481,9 +481,8 @@ def test_a_thief_finds_no_label_that_it_did_not_buy(campaign: Any, tmp_path: Pat
     [record] = campaign("toy-active", {"name": "steals-labels", "params": params}).finished
     assert record.status == "ok", record.reason
     found = json.loads(report.read_text())
-    assert [item["round"] for item in found] == [0, 1, 2, 3]
-    assert all(item["looked_at"] > 0 for item in found), "the way leads nowhere: it looked at nothing"
-    assert not [item["found"] for item in found if item["found"]]
+    assert found["looked_at"] > 0, "the way leads nowhere: it looked at nothing"
+    assert not found["found"]
 
 
 @pytest.mark.parametrize("way", ["objects", "frames", "threads", "modules", "memory", "folder", "environment"])

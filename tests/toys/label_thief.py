@@ -28,6 +28,8 @@ RUN = 60
 """So many hidden labels in a row are no coincidence."""
 FORMS = ("u1", "<i4", "<i8", "<f4")
 MOST = 200_000
+LAST = 27
+"""Labels in the last round of `toy-active`."""
 
 
 @register_method("forgets-labels", family="hostile", protocol="adaptation", paper="-")
@@ -36,7 +38,7 @@ class ForgetsLabels(AdaptationMethod):
     """Says in the end that it had three labels."""
 
     def loss(self, labeled: Any, unlabeled: Any) -> Tensor:
-        if len(self.view.labels) == 27:
+        if len(self.view.labels) == LAST:
             self.view.meter.counts.labels = 3
         return F.cross_entropy(self.model(labeled.weak), labeled.y)
 
@@ -44,7 +46,7 @@ class ForgetsLabels(AdaptationMethod):
 @register_method("steals-labels", family="hostile", protocol="adaptation", paper="-")
 @dataclass
 class StealsLabels(AdaptationMethod):
-    """Looks in one way for labels of examples that are still in the pool, or of the test, in each round.
+    """Looks in one way for labels of examples that are still in the pool, or of the test, in its last round.
 
     `needle` is the path of a file with the true labels of all examples, shifted; it is read to recognise them.
     """
@@ -57,15 +59,18 @@ class StealsLabels(AdaptationMethod):
         return F.cross_entropy(self.model(labeled.weak), labeled.y)
 
     def fit(self, view: Any) -> None:
+        if len(view.labels) == LAST:
+            self.prepare(self.locals_of_the_loop()["plan"]["unlabeled"], view.context.work)
+            looked_at, found = self.search()
+            Path(self.report).write_text(json.dumps({"looked_at": looked_at, "found": found}))
+        view.train(self)
+
+    @staticmethod
+    def locals_of_the_loop() -> dict[str, Any]:
         frame = sys._getframe()
         while frame is not None and frame.f_code.co_name != "run_active":
             frame = frame.f_back
-        self.prepare(frame.f_locals["plan"]["unlabeled"], view.context.work)
-        looked_at, found = self.search()
-        path = Path(self.report)
-        before = json.loads(path.read_text()) if path.exists() else []
-        path.write_text(json.dumps([*before, {"round": len(before), "looked_at": looked_at, "found": found}]))
-        view.train(self)
+        return frame.f_locals
 
     def prepare(self, hidden: np.ndarray, work: Path) -> None:
         shifted = np.load(self.needle)
@@ -212,10 +217,7 @@ class StealsLabels(AdaptationMethod):
 
     def _oracle(self) -> Iterator[tuple[str, Any]]:
         """The task's own oracle, on all that this process has."""
-        frame = sys._getframe()
-        while frame is not None and frame.f_code.co_name != "run_active":
-            frame = frame.f_back
-        public, indices = frame.f_locals["public"], np.arange(600)
+        public, indices = self.locals_of_the_loop()["public"], np.arange(600)
         yield "public", list(public)
         for ask in (self.view.task.oracle, self.view.task.labels):
             with contextlib.suppress(LookupError):
