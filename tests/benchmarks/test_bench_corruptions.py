@@ -27,18 +27,27 @@ WANTED = 10.0
 
 @pytest.fixture(scope="module")
 def public() -> Iterator[ModuleType]:
-    """The public package, as far as it runs with the versions of its dependencies that are installed."""
+    """The public package, with two names put back that NumPy 2 and scikit-image 0.19 took away under it."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             import cv2
             import imagecorruptions
+            from imagecorruptions import corruptions
     except Exception as error:  # an import of an old package fails in many ways
         pytest.skip(f"needs `imagecorruptions`, which does not import here: {error}")
+    gaussian = corruptions.gaussian
+
+    def blurred(image: np.ndarray, *given: object, multichannel: bool = False, **options: object) -> np.ndarray:
+        return gaussian(image, *given, channel_axis=-1 if multichannel else None, **options)
+
     threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    yield imagecorruptions
-    cv2.setNumThreads(threads)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(np, "float_", np.float64, raising=False)
+        patch.setattr(corruptions, "gaussian", blurred)
+        cv2.setNumThreads(1)
+        yield imagecorruptions
+        cv2.setNumThreads(threads)
 
 
 @pytest.fixture(scope="module")
