@@ -74,6 +74,31 @@ class $cls(AdaptationMethod):
         mask = (confidence >= self.threshold).float()
         return supervised + (cross_entropy(logits, guess, reduction="none") * mask).mean()
 ''')
+_POLICY_METHOD = Template('''\
+"""$name: one sentence on the idea (Author et al., year, arXiv:....)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from selfbench import Example, Policy, PolicyMethod, PolicyView, hyper, register_method
+
+
+@register_method("$name", family="self-training", protocol="policy", paper="-", needs=("verifier",))
+@dataclass
+class $cls(PolicyMethod):
+    """What the verifier accepts is trained on; replace it by your algorithm, step for step."""
+
+    samples: int = hyper(4, low=1, high=32)
+
+    def round(self, policy: Policy, view: PolicyView, number: int) -> None:
+        """Improve the policy; the harness evaluates it afterwards."""
+        made = policy.generate(view.prompts, self.samples, temperature=0.7)
+        tried = [(at, text) for at, texts in enumerate(made) for text in texts if view.parse(text) is not None]
+        right = view.verify([at for at, _ in tried], [text for _, text in tried])
+        kept = [Example(view.prompts[at], text) for (at, text), good in zip(tried, right) if good]
+        policy.finetune([*view.demonstrations, *kept], epochs=4)
+''')
 _STREAM_TASK = Template('''\
 """$name: what the stream is, in one sentence."""
 
@@ -182,6 +207,7 @@ class $cls(AdaptationTask):
 _TEMPLATES = {
     ("method", "stream"): _STREAM_METHOD,
     ("method", "adaptation"): _ADAPTATION_METHOD,
+    ("method", "policy"): _POLICY_METHOD,
     ("task", "stream"): _STREAM_TASK,
     ("task", "adaptation"): _ADAPTATION_TASK,
 }
@@ -193,7 +219,8 @@ def write_scaffold(kind: str, name: str, protocol: str, folder: Path) -> Path:
         raise UsageError(f"A {kind} name is lower case words joined by '-', such as my-{kind}; got '{name}'.")
     template = _TEMPLATES.get((kind, protocol))
     if template is None:
-        raise UsageError(f"There is no scaffold for the protocol '{protocol}'; use stream or adaptation.")
+        known = " or ".join(known for of, known in _TEMPLATES if of == kind)
+        raise UsageError(f"There is no scaffold of a {kind} for the protocol '{protocol}'; use {known}.")
     stem = name.replace("-", "_")
     path = folder / f"{stem}_.py" if keyword.iskeyword(stem) else folder / f"{stem}.py"
     cls = "".join(word.capitalize() for word in name.split("-"))

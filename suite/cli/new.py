@@ -11,7 +11,7 @@ from ..errors import SelfbenchError
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Start a new method or task from a file that runs.")
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Its registered name, such as my-method.")]
-Protocol = Annotated[str, typer.Option("--protocol", metavar="stream|adaptation", help="The protocol it follows.")]
+Protocol = Annotated[str, typer.Option("--protocol", metavar="stream|adaptation|policy", help="Its protocol.")]
 Folder = Annotated[Path, typer.Option("--folder", metavar="FOLDER", help="Where the file goes.")]
 
 

@@ -26,6 +26,8 @@ from . import charts, details, tables
 from .environment import environment
 
 RUNS_PER_PAGE = 500
+_ALONG = {"stream": "images", "policy": "rounds"}
+"""What the x axis of curves counts, where it is not the budget."""
 MOST_LOOSE = 100
 """Rows outside of all suites that one page shows, best first; the CSV beside it holds all."""
 
@@ -162,7 +164,7 @@ class Pages:
         shared, panels = charts.panels(curves, metric, key) if curves else (Markup(""), [])
         span = ""
         if curves:
-            what = "images" if self.catalogue.protocol(board.field.task) == "stream" else "spent"
+            what = _ALONG.get(self.catalogue.protocol(board.field.task), "spent")
             span = f"from {compact(min(c.x[0] for c in curves))} to {compact(max(c.x[-1] for c in curves))} {what}"
         return {
             "shared": shared,

@@ -10,11 +10,12 @@ import pytest
 from selfbench.suite.hyper import check_value
 from selfbench.suite.needs import NEEDS
 from selfbench.suite.protocols.adaptation import AdaptationMethod
+from selfbench.suite.protocols.policy import PolicyMethod
 from selfbench.suite.protocols.stream import StreamMethod
 from selfbench.suite.registry import PACKAGE, Entry, entries
 
 OURS = {name: entry for name, entry in entries("method").items() if PACKAGE / "methods" in entry.file.parents}
-BASES = {"stream": StreamMethod, "adaptation": AdaptationMethod}
+BASES = {"stream": StreamMethod, "adaptation": AdaptationMethod, "policy": PolicyMethod}
 
 each = pytest.mark.parametrize("entry", OURS.values(), ids=OURS)
 

@@ -54,7 +54,7 @@ def test_every_verb_has_a_worked_example(cli, verb: str) -> None:
         (["board", "--results", "nowhere"], "no results folder"),
         (["new", "method", "Bad Name"], "lower case"),
         (["new", "method", "tent"], "already"),
-        (["new", "method", "mine", "--protocol", "policy"], "no scaffold"),
+        (["new", "task", "mine", "--protocol", "policy"], "no scaffold"),
     ],
 )
 def test_wrong_usage_is_explained_with_exit_code_2(cli, words: list[str], says: str) -> None:
@@ -184,6 +184,7 @@ def test_seeds_and_assignments() -> None:
     [
         ("method", "stream", "toy-stream"),
         ("method", "adaptation", "toy-adaptation"),
+        ("method", "policy", "arithmetic-tiny"),
         ("task", "stream", "tent"),
         ("task", "adaptation", "supervised"),
     ],
@@ -193,7 +194,8 @@ def test_a_scaffold_runs_as_it_is_written(cli, tmp_path: Path, kind: str, protoc
     assert made.code == 0, made.err
     assert "selfbench check" in made.out
     path = os.pathsep.join([os.environ["SELFBENCH_PATH"], str(tmp_path / f"my_{kind}.py")])
-    budget = ["--budget", "limit=20000"] if protocol == "adaptation" else []
+    limits = {"adaptation": 20_000, "policy": 300_000}
+    budget = ["--budget", f"limit={limits[protocol]}"] if protocol in limits else []
     checked = cli("check", f"my-{kind}", "--with", partner, *budget, SELFBENCH_PATH=path)
     assert checked.code == 0, checked.out + checked.err
     assert checked.out.count("ok  ") == 6

@@ -1,0 +1,68 @@
+"""What methods of the protocol `policy` share: responses that parse, rewards by prompt, rankings, and the M-step."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ...suite.protocols.policy import Example
+
+if TYPE_CHECKING:
+    from ...suite.protocols.policy_loop import Policy, PolicyView
+
+
+def distinct_parsed(view: PolicyView, responses: Sequence[str]) -> list[str]:
+    """The different responses that parse, in their order; what does not parse is never trained on."""
+    return [text for text in dict.fromkeys(responses) if view.parse(text) is not None]
+
+
+def vote(answers: Sequence[str | None]) -> tuple[str | None, float]:
+    """The most frequent answer, the first of equally frequent ones, and its share of all; (None, 0) without one.
+
+    What did not parse (None) has no vote, but counts among all.
+    """
+    counted = Counter(answer for answer in answers if answer is not None)
+    if not counted:
+        return None, 0.0
+    answer, votes = counted.most_common(1)[0]
+    return answer, votes / len(answers)
+
+
+def refit(policy: Policy, view: PolicyView, kept: Sequence[Example], epochs: int) -> None:
+    """Fine-tune the first policy, not the one that answered, on the demonstrations and what was kept."""
+    policy.use("base")
+    policy.finetune([*view.demonstrations, *kept], epochs=epochs)
+
+
+def padded(groups: Sequence[Sequence[float]]) -> tuple[Tensor, Tensor]:
+    """Groups of numbers as float64 (P, N) and which of its places are filled, bool (P, N)."""
+    longest = max((len(group) for group in groups), default=0)
+    values = torch.zeros(len(groups), longest, dtype=torch.float64)
+    filled = torch.zeros(len(groups), longest, dtype=torch.bool)
+    for row, group in enumerate(groups):
+        values[row, : len(group)] = torch.as_tensor(group, dtype=torch.float64)
+        filled[row, : len(group)] = True
+    return values, filled
+
+
+def kendall_tau(first: Tensor, second: Tensor, filled: Tensor) -> Tensor:
+    """Kendall's tau-a (P,) between two rewards (P, N) of the same N responses, of which `filled` (P, N) exist.
+
+    (concordant - discordant pairs) / pairs; a pair that is tied in either ranking is neither. NaN with fewer than two.
+    """
+    agree = _order(first) * _order(second)
+    pairs = (filled[:, :, None] & filled[:, None, :]).triu(diagonal=1)
+    return (agree * pairs).sum(dim=(1, 2)) / pairs.sum(dim=(1, 2))
+
+
+def _order(values: Tensor) -> Tensor:
+    return (values[:, :, None] - values[:, None, :]).sign()
+
+
+def by_group(values: Tensor, sizes: Sequence[int]) -> list[list[float]]:
+    """Values (sum of sizes,) as one list a group."""
+    return [part.tolist() for part in values.split(list(sizes))]  # type: ignore[no-untyped-call]

@@ -1,0 +1,74 @@
+"""CREAM: self-rewarding, its preferences weighted by how two iterations agree (Wang et al., 2025, arXiv:2410.12735)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ...suite.hyper import hyper
+from ...suite.protocols.policy import Pair, PolicyMethod
+from ...suite.registry import register_method
+from ..common.responses import by_group, distinct_parsed, kendall_tau, padded
+
+if TYPE_CHECKING:
+    from ...suite.protocols.policy_loop import Policy, PolicyView
+
+_PREVIOUS = "previous"
+"""The name under which M_{t-1} is kept."""
+
+
+@register_method("cream", family="self-rewarding", protocol="policy", paper="arXiv:2410.12735")
+@dataclass
+class CREAM(PolicyMethod):
+    """DPO in both directions, by the consistency C of the rankings of two iterations.
+
+        M_1: fine-tuning of M_0 on the demonstrations
+        M_t -> M_{t+1}: y_j ~ M_t(. | x), j = 1..N
+        r_j = log M_t(y_j | x) - log M_0(y_j | x), and r'_j by M_{t-1} likewise
+        C = mean over prompts of (tau(r, r') + 1) / 2, tau Kendall's
+        L = C DPO(y+, y-) + (1 - C) DPO(y-, y+), y+ = argmax r_j, y- = argmin r_j, reference M_t
+
+    Where M_{t-1} is M_0, whose reward would be 0, r' is the mean log-probability of the tokens, as in the authors'
+    code. N = 5, temperature 0.8, top-p 0.95 and beta = 0.1 are theirs. `per_prompt` takes the C of each prompt (their
+    dynamic variant) in place of the mean. Only different responses that parse are ranked: equal ones have equal
+    rewards, and would count as agreement in the order in which they came. `dpo_lr` as in `self-rewarding`.
+    """
+
+    samples: int = hyper(5, low=2, high=16)
+    temperature: float = hyper(0.8, low=0.2, high=1.5)
+    top_p: float = hyper(0.95, low=0.5, high=1.0)
+    beta: float = hyper(0.1, low=0.01, high=1.0, log=True)
+    dpo_lr: float = hyper(0.2, low=0.01, high=1.0, log=True)
+    sft_epochs: int = hyper(4, low=1, high=16)
+    epochs: int = hyper(1, low=1, high=4)
+    per_prompt: bool = hyper(False, choices=(True, False))
+
+    def round(self, policy: Policy, view: PolicyView, number: int) -> None:
+        if number == 1:
+            policy.finetune(view.demonstrations, epochs=self.sft_epochs)
+            return
+        made = policy.generate(view.prompts, self.samples, self.temperature, self.top_p)
+        ranked = [(at, texts) for at, group in enumerate(made) if len(texts := distinct_parsed(view, group)) > 1]
+        if not ranked:
+            return
+        prompts = [view.prompts[at] for at, texts in ranked for _ in texts]
+        responses = [text for _, texts in ranked for text in texts]
+        first = policy.logprobs(prompts, responses, under="base")
+        now = policy.logprobs(prompts, responses) - first
+        if number == 2:
+            before = policy.logprobs(prompts, responses, mean=True, under="base")
+        else:
+            before = policy.logprobs(prompts, responses, under=_PREVIOUS) - first
+        sizes = [len(texts) for _, texts in ranked]
+        rewards, filled = padded(by_group(now, sizes))
+        consistency = (kendall_tau(rewards, padded(by_group(before, sizes))[0], filled) + 1.0) / 2.0
+        if not self.per_prompt:
+            consistency = consistency.mean().expand(len(ranked))
+        best = rewards.masked_fill(~filled, -float("inf")).argmax(dim=1).tolist()
+        worst = rewards.masked_fill(~filled, float("inf")).argmin(dim=1).tolist()
+        rows = [row for row in range(len(ranked)) if best[row] != worst[row]]
+        pairs = [
+            Pair(view.prompts[ranked[row][0]], ranked[row][1][best[row]], ranked[row][1][worst[row]]) for row in rows
+        ]
+        policy.keep(_PREVIOUS)
+        policy.prefer(pairs, consistency[rows], beta=self.beta, epochs=self.epochs, lr_scale=self.dpo_lr)

@@ -1,0 +1,44 @@
+"""Self-consistency: the answer most samples agree on is the label (Huang et al., 2023, arXiv:2210.11610)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ...suite.hyper import hyper
+from ...suite.protocols.policy import Example, PolicyMethod
+from ...suite.registry import register_method
+from ..common.responses import distinct_parsed, refit, vote
+
+if TYPE_CHECKING:
+    from ...suite.protocols.policy_loop import Policy, PolicyView
+
+
+@register_method("self-consistency", family="self-training", protocol="policy", paper="arXiv:2210.11610")
+@dataclass
+class SelfConsistency(PolicyMethod):
+    """Fine-tuning on the samples that lead to the majority's answer.
+
+        y_j ~ p_theta(. | x), j = 1..N;  a* = the most frequent answer;  kept: the y_j that end in a*
+
+    The paper draws 32 paths with temperature 0.7, keeps every path of the majority, and trains once. Chosen here: N =
+    8; an answer counts where at least `share` of all samples agree, unparsed ones included in the number; at most
+    `cutoff` different responses a prompt; several rounds, each from the first policy with the demonstrations, as
+    `rest-em`.
+    """
+
+    samples: int = hyper(8, low=2, high=32)
+    temperature: float = hyper(0.7, low=0.2, high=1.5)
+    share: float = hyper(0.5, low=0.0, high=1.0)
+    cutoff: int = hyper(2, low=1, high=10)
+    epochs: int = hyper(4, low=1, high=16)
+
+    def round(self, policy: Policy, view: PolicyView, number: int) -> None:
+        kept = []
+        made = policy.generate(view.prompts, self.samples, self.temperature)
+        for prompt, responses in zip(view.prompts, made, strict=True):
+            answer, share = vote([view.parse(text) for text in responses])
+            if answer is not None and share >= self.share:
+                agreeing = [text for text in distinct_parsed(view, responses) if view.parse(text) == answer]
+                kept += [Example(prompt, text) for text in agreeing[: self.cutoff]]
+        refit(policy, view, kept, self.epochs)

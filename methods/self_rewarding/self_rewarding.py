@@ -1,0 +1,54 @@
+"""Self-rewarding: the policy judges its own samples, DPO on best and worst (Yuan et al., 2024, arXiv:2401.10020)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ...suite.hyper import hyper
+from ...suite.protocols.policy import Pair, PolicyMethod
+from ...suite.registry import register_method
+from ..common.responses import by_group, distinct_parsed
+
+if TYPE_CHECKING:
+    from ...suite.protocols.policy_loop import Policy, PolicyView
+
+
+@register_method("self-rewarding", family="self-rewarding", protocol="policy", paper="arXiv:2401.10020")
+@dataclass
+class SelfRewarding(PolicyMethod):
+    """Iterative DPO on the policy's own verdicts.
+
+        M_1: fine-tuning on the demonstrations
+        M_t -> M_{t+1}: y_j ~ M_t(. | x), j = 1..N, reward r_j by M_t itself; DPO from M_t with the reference M_t on
+        (argmax_j r_j, argmin_j r_j)
+
+    N = 4, temperature 0.7, top-p 0.9 and beta = 0.1 are the paper's. There the judge is M_t with a prompt that asks for
+    0 to 5 points. A policy that knows nothing but additions follows no such prompt: its judge is its own mean
+    log-probability of a response's tokens, (1 / |y|) log M_t(y | x), as in the baseline of CREAM (arXiv:2410.12735).
+    Only different responses that parse are judged; a prompt with fewer than two of them gives no pair. `dpo_lr` is a
+    multiple of the learning rate; CREAM's code has 1e-6 for DPO and 5e-6 for fine-tuning.
+    """
+
+    samples: int = hyper(4, low=2, high=16)
+    temperature: float = hyper(0.7, low=0.2, high=1.5)
+    top_p: float = hyper(0.9, low=0.5, high=1.0)
+    beta: float = hyper(0.1, low=0.01, high=1.0, log=True)
+    dpo_lr: float = hyper(0.2, low=0.01, high=1.0, log=True)
+    sft_epochs: int = hyper(4, low=1, high=16)
+    epochs: int = hyper(1, low=1, high=4)
+
+    def round(self, policy: Policy, view: PolicyView, number: int) -> None:
+        if number == 1:
+            policy.finetune(view.demonstrations, epochs=self.sft_epochs)
+            return
+        made = policy.generate(view.prompts, self.samples, self.temperature, self.top_p)
+        judged = [(at, texts) for at, group in enumerate(made) if len(texts := distinct_parsed(view, group)) > 1]
+        prompts = [view.prompts[at] for at, texts in judged for _ in texts]
+        rewards = policy.logprobs(prompts, [text for _, texts in judged for text in texts], mean=True)
+        pairs = []
+        for (at, texts), reward in zip(judged, by_group(rewards, [len(texts) for _, texts in judged]), strict=True):
+            best, worst = (texts[reward.index(pick(reward))] for pick in (max, min))
+            if best != worst:
+                pairs.append(Pair(view.prompts[at], best, worst))
+        policy.prefer(pairs, beta=self.beta, epochs=self.epochs, lr_scale=self.dpo_lr)
