@@ -66,12 +66,12 @@ def replicates(entry: Entry, method: str, store: Store, run: str | None = None) 
 def write_submission(entry: Entry, specs: Iterable[RunSpec], store: Store, out: Path) -> list[Path]:
     """Write the files of the task's leaderboard below `out`; returns them. One run in doubt, and nothing is written."""
     task, bundle = _task(entry), build(entry)
-    content: dict[str, str] = {}
+    content: dict[str, str | bytes] = {}
     for spec in specs:
         content |= task.submission(spec.seed, _checked(task, bundle, store, spec))
     for name, text in content.items():
         (out / name).parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(out / name, text.encode())
+        write_atomic(out / name, text.encode() if isinstance(text, str) else text)
     return [out / name for name in content]
 
 

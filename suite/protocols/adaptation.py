@@ -152,8 +152,8 @@ class AdaptationTask:
         """Outputs whose metrics, but those of probabilities, are those of `predicted`: one-hot rows (N, K)."""
         return np.eye(self.n_classes, dtype=np.float32)[predicted]
 
-    def submission(self, seed: int, predicted: Mapping[str, Array]) -> dict[str, str]:
-        """Files of the task's public leaderboard, by their paths, from the classes predicted on each evaluated set."""
+    def submission(self, seed: int, predicted: Mapping[str, Array]) -> Mapping[str, str | bytes]:
+        """Files of the task's public leaderboard, by their paths, from what was `predicted` on each evaluated set."""
         raise NotImplementedError
 
 

@@ -148,14 +148,14 @@ class WildsTask(AdaptationTask):
         shown = {"accuracy": groups} if 0 < len(groups) <= MOST_GROUPS else {}
         return Scores(metrics, len(y), shown)
 
-    def official(self, predicted: torch.Tensor, y: torch.Tensor, metadata: torch.Tensor) -> dict[str, Any]:
-        """What `eval` of the package's data set says of predicted classes (N,)."""
+    def official(self, predicted: Any, y: Any, metadata: torch.Tensor) -> dict[str, Any]:
+        """What `eval` of the package's data set says of predicted classes (N,), or what it takes in their place."""
         with usable(self.published_counts), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             results: dict[str, Any] = self._scoring.eval(predicted, y, metadata)[0]
         return results
 
-    def submission(self, seed: int, predicted: Mapping[str, Array]) -> dict[str, str]:
+    def submission(self, seed: int, predicted: Mapping[str, Array]) -> Mapping[str, str | bytes]:
         """One file a set, a class a line in official order; the evaluator finds it by how its name begins."""
         return {
             f"{self.dataset}/{self.dataset}_split:{OFFICIAL[part]}_seed:{seed}_pred.csv": "".join(

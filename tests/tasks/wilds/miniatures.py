@@ -8,6 +8,7 @@ may know.
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,69 @@ def poverty(root: Path, hidden: int = 0) -> None:
             (folder / "images" / f"landsat_poverty_img_{number}.npz").hardlink_to(few[number % len(few)])
 
 
+def globalwheat(root: Path, hidden: int = 0) -> None:
+    from wilds.datasets.globalwheat_dataset import COUNTRIES, LOCATIONS, SESSIONS, STAGES
+    from wilds.datasets.unlabeled import globalwheat_unlabeled_dataset as pool
+
+    draw, secret = np.random.default_rng(9), np.random.default_rng([hidden, 77])
+    folder, count = release(root, "globalwheat", "1.1"), 0
+    for name, sessions in (
+        ("official_train", (0, 1, 2)), ("official_val", (20, 21)), ("official_test", (40, 41, 42)),
+        ("fixed_train_val", (0, 1)), ("fixed_train_test", (0, 2)),
+    ):  # fmt: skip
+        rows = []
+        for number in range(8):
+            count += 1
+            picture(folder / "images" / f"w{count}.png", draw, 64)
+            corners = (draw if name == "official_train" else secret).integers(0, 40, (2, 2))
+            boxes = ";".join(f"{x} {y} {x + 20} {y + 20}" for x, y in corners) if number % 4 else "no_box"
+            rows.append((f"w{count}.png", boxes, sessions[number % len(sessions)]))
+        table = pd.DataFrame(rows, columns=["image_name", "BoxesString", "domain"])
+        table.to_csv(folder / f"{name}.csv", index=False)
+    _sessions(SESSIONS, COUNTRIES, LOCATIONS, STAGES).to_csv(folder / "metadata_domain.csv", sep=";", index=False)
+    folder = release(root, "globalwheat_unlabeled", "1.0")
+    for part in ("train", "val", "test", "extra"):
+        names = [f"{part}{number}.png" for number in range(5)]
+        for name in names:
+            picture(folder / "images" / name, draw, 64)
+        table = pd.DataFrame({"image_name": names, "domain": np.arange(5)})
+        table.to_csv(folder / f"official_{part}_unlabeled.csv", index=False)
+    _sessions(pool.SESSIONS, pool.COUNTRIES, pool.LOCATIONS, pool.STAGES).to_csv(
+        folder / "metadata_domain_unlabeled.csv", sep=";", index=False
+    )
+
+
+def _sessions(names: list[str], countries: list[str], locations: list[str], stages: list[str]) -> pd.DataFrame:
+    def around(values: list[str]) -> list[str]:
+        return [values[number % len(values)] for number in range(len(names))]
+
+    return pd.DataFrame(
+        {
+            "name": names,
+            "country": around(countries),
+            "location": around(locations),
+            "development_stage": around(stages),
+        }
+    )
+
+
+def py150(root: Path, hidden: int = 0, length: int = 12) -> None:
+    folder, draw = release(root, "py150", "1.0"), np.random.default_rng(10)
+    (folder / "metadata" / "repo_file_names").mkdir(parents=True)
+    (folder / "processed").mkdir()
+    repositories = [f"owner{number}/repository" for number in range(10)]
+    table = pd.DataFrame({"id": range(10), "repo_name": repositories})
+    table.to_csv(folder / "metadata" / "repo_file_names" / "repo_ids.csv", index=False)
+    secret = np.random.default_rng([hidden, 77])
+    for number, part in enumerate(("train", "IDval", "OODval", "IDtest", "OODtest")):
+        names = "".join(f"{repositories[(row + number) % 10]}/a/b{row}.py\n" for row in range(9))
+        (folder / "metadata" / "repo_file_names" / f"{part}.txt").write_text(names)
+        tokens = draw.integers(0, 30, (9, length)).tolist()
+        kinds = (draw if part == "train" else secret).choice([0, 1, 2, 3, 4, 5, 6, -100], (9, length)).tolist()
+        (folder / "processed" / f"{part}_input.json").write_text(json.dumps(tokens))
+        (folder / "processed" / f"{part}_input_tok_type.json").write_text(json.dumps(kinds))
+
+
 WORDS = ("good", "bad", "fine", "poor", "great", "dull", "a", "the", "story", "plot", ",", "##s")
 
 
@@ -238,6 +302,8 @@ ALL: dict[str, Callable[..., None]] = {
     "fmow": fmow,
     "rxrx1": rxrx1,
     "poverty": poverty,
+    "globalwheat": globalwheat,
+    "py150": py150,
     "civilcomments": civilcomments,
     "amazon": amazon,
 }

@@ -16,7 +16,7 @@ from selfbench.suite.data import Data
 from selfbench.suite.errors import DataMissing, UsageError
 from selfbench.tasks.wilds.task import WildsTask
 
-NAMES = ["camelyon17", "iwildcam", "fmow", "rxrx1", "civilcomments", "amazon", "poverty"]
+NAMES = ["camelyon17", "iwildcam", "fmow", "rxrx1", "civilcomments", "amazon", "poverty", "globalwheat", "py150"]
 Miniature = Callable[[str], WildsTask]
 
 
@@ -73,6 +73,11 @@ CELLS = [
     ("poverty", "poverty_v1.1/dhs_metadata.csv", "wealthpooled", "rich", "from -100 to 100"),
     ("poverty", "poverty_v1.1/dhs_metadata.csv", "urban", "maybe", "one of True, False"),
     ("poverty", "poverty_unlabeled_v1.0/unlabeled_metadata.csv", "country", None, "one of angola"),
+    ("globalwheat", "globalwheat_v1.1/official_val.csv", "domain", 47, "from 0 to 46"),
+    ("globalwheat", "globalwheat_v1.1/official_val.csv", "BoxesString", "1 2 3", "four whole numbers"),
+    ("globalwheat", "globalwheat_v1.1/official_test.csv", "BoxesString", "1 2 3 exit(1)", "four whole numbers"),
+    ("globalwheat", "globalwheat_v1.1/official_train.csv", "BoxesString", None, "'no_box' or boxes"),
+    ("py150", "py150_v1.0/metadata/repo_file_names/repo_ids.csv", "id", -1, "from 0 to inf"),
     ("civilcomments", "civilcomments_v1.0/all_data_with_identities.csv", "toxicity", 1.5, "from 0 to 1"),
     ("civilcomments", "civilcomments_v1.0/all_data_with_identities.csv", "split", None, "one of train"),
     ("amazon", "amazon_v2.1/reviews.csv", "overall", 6.0, "one of 1, 2, 3, 4, 5"),
