@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +42,16 @@ class Afn(AdaptationMethod):
     Counted passes: 3 (1 + ratio) per labelled example and step. With weight 0 this is `supervised` with the same
     `augment`, bit by bit.
     """
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "wilds-amazon": {"augment": "none"},
+        "wilds-camelyon17": {"augment": "strong"},
+        "wilds-civilcomments": {"augment": "none"},
+        "wilds-domainnet": {"augment": "strong"},
+        "wilds-fmow": {"augment": "strong"},
+        "wilds-iwildcam": {"augment": "strong"},
+        "wilds-poverty": {"augment": "strong"},
+    }
 
     weight: float = hyper(0.01, low=0.0, high=1.0, help="weight w of the norm's loss")
     kind: str = hyper("stepwise", choices=("stepwise", "hard"), help="what the norms are drawn to")

@@ -58,12 +58,14 @@ class Dann(AdaptationMethod):
     """
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "amazon": {"weight": 1.0, "groups": 2},
-        "camelyon17": {"weight": 0.1, "groups": 2, "augment": "strong"},
-        "civilcomments": {"weight": 1.0, "groups": 1},
-        "fmow": {"weight": 1.0, "groups": 8, "augment": "strong"},
-        "iwildcam": {"weight": 0.1, "groups": 2, "augment": "strong"},
-        "ogb-molpcba": {"weight": 0.1, "groups": 4, "lr_scale": 10.0},
+        "wilds-amazon": {"weight": 1.0, "groups": 2},
+        "wilds-camelyon17": {"weight": 0.1, "groups": 2, "augment": "strong"},
+        "wilds-civilcomments": {"weight": 1.0, "groups": 1},
+        "wilds-domainnet": {"weight": 1.0, "groups": 4, "ratio": 2, "augment": "strong"},
+        "wilds-fmow": {"weight": 1.0, "groups": 8, "augment": "strong"},
+        "wilds-iwildcam": {"weight": 0.1, "groups": 2, "augment": "strong"},
+        "wilds-ogb-molpcba": {"weight": 0.1, "groups": 4, "lr_scale": 10.0},
+        "wilds-poverty": {"weight": 0.1, "groups": 8, "augment": "strong"},
     }
 
     weight: float = hyper(1.0, low=0.0, high=10.0, help="weight w of the discriminator's loss")

@@ -33,12 +33,17 @@ class FixMatch(AdaptationMethod):
 
     alpha weak, A strong augmentation; mu = `ratio` unlabelled examples per labelled one. All views pass
     in one forward, so that batch norm sees them as one batch. lambda_u is constant: the mask does the
-    work of a ramp.
+    work of a ramp. The presets `wilds-*` are the values of WILDS 2.0's public code (arXiv:2112.05090),
+    which views labelled examples strongly as well.
     """
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "imagenet": {"threshold": 0.7, "weight": 10.0, "ratio": 5},
         "usb": {"ratio": 1},
+        "wilds-camelyon17": {"threshold": 0.7, "ratio": 1},
+        "wilds-domainnet": {"threshold": 0.7, "ratio": 2},
+        "wilds-fmow": {"threshold": 0.7, "ratio": 1},
+        "wilds-iwildcam": {"threshold": 0.7, "ratio": 1},
     }
 
     threshold: float = hyper(0.95, low=0.0, high=1.0, help="confidence tau from which a prediction is a label")

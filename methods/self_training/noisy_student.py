@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +53,14 @@ class NoisyStudent(AdaptationMethod):
     and S steps of B labelled examples a round. With lambda_u = 0 there are no rounds: this is `supervised` on the same
     view of the labelled examples.
     """
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "wilds-camelyon17": {"ratio": 1},
+        "wilds-domainnet": {"ratio": 2},
+        "wilds-fmow": {"ratio": 1},
+        "wilds-iwildcam": {"ratio": 1},
+        "wilds-poverty": {"ratio": 1},
+    }
 
     weight: float = hyper(1.0, low=0.0, high=10.0, help="weight lambda_u of the unlabelled loss")
     ratio: int = hyper(7, low=1, high=16, help="unlabelled examples per labelled one")

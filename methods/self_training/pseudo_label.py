@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -26,8 +28,18 @@ class PseudoLabel(AdaptationMethod):
     x, u are weak views, and prediction and target come from the same one. lambda rises linearly from 0 to
     `weight` over the first `ramp` of the budget; tau and ramp are those of Oliver et al. 2018
     (arXiv:1804.09170). As in later comparisons, labelled and unlabelled examples pass separately, and
-    only the labelled ones move the running statistics of batch norm.
+    only the labelled ones move the running statistics of batch norm. The presets `wilds-*` are the values
+    of WILDS 2.0's public code (arXiv:2112.05090), which views all pictures strongly.
     """
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "wilds-amazon": {"threshold": 0.7},
+        "wilds-camelyon17": {"threshold": 0.7},
+        "wilds-civilcomments": {"threshold": 0.7},
+        "wilds-domainnet": {"threshold": 0.7, "ratio": 2},
+        "wilds-fmow": {"threshold": 0.7},
+        "wilds-iwildcam": {"threshold": 0.7},
+    }
 
     threshold: float = hyper(0.95, low=0.0, high=1.0, help="confidence tau from which a prediction is a label")
     weight: float = hyper(1.0, low=0.0, high=10.0, help="final weight of the unlabelled loss")

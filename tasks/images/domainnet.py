@@ -38,6 +38,7 @@ class DomainNet(DomainAdaptation):
     tags=("gpu",),
     selection="source-validation",
     bundle="domainnet-adaptation",
+    preset="wilds-domainnet",
 )
 class DomainNetToSketch(DomainNet):
     """Labelled all other domains; unlabelled sketches."""
@@ -57,6 +58,7 @@ class DomainNetToSketch(DomainNet):
     tags=("gpu",),
     selection="source-validation",
     bundle="domainnet-adaptation",
+    preset="wilds-domainnet",
 )
 class DomainNetToClipart(DomainNet):
     """Labelled all other domains; unlabelled clip art."""
@@ -76,6 +78,7 @@ class DomainNetToClipart(DomainNet):
     tags=("gpu",),
     selection="source-validation",
     bundle="domainnet-adaptation",
+    preset="wilds-domainnet",
 )
 class DomainNetRealToSketch(DomainNet):
     """Labelled photographs; unlabelled sketches: the pair of WILDS 2.0."""
@@ -96,6 +99,7 @@ class DomainNetRealToSketch(DomainNet):
     tags=("gpu",),
     selection="source-validation",
     bundle="domainnet-adaptation",
+    preset="wilds-domainnet",
 )
 class DomainNetFromReal(DomainNet):
     """Labelled photographs; unlabelled all other domains."""
