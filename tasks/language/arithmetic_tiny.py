@@ -1,0 +1,214 @@
+"""Two-digit additions by a small language model that has seen 400 worked ones: with a verifier, and without.
+
+Everything is made at run time from a seed, so that nothing can be contaminated. The first policy is part of the task:
+its weights were trained once by `train_base` and are kept beside this file, for the same training on another kind of
+processor rounds differently.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import torch
+from torch import nn
+
+# Imported here, so that the server of forks has it before the first run: it takes seconds.
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from ...suite.bundle import Array, Bundle, BundleFolder
+from ...suite.pretrain import load_weights, reproducible
+from ...suite.protocols import language_model
+from ...suite.protocols.language_model import CharTokenizer, Sampling
+from ...suite.protocols.optimisation import Recipe, half_cosine, make_optimizer
+from ...suite.protocols.policy import PolicyTask, Problems
+from ...suite.registry import register_task
+from ...suite.seeds import rng
+
+if TYPE_CHECKING:
+    from ...suite.data import Data
+
+SMALLEST, LARGEST = 10, 99
+DEMONSTRATIONS, TEST, POOL = 400, 800, 1500
+VOCABULARY = "\0\n0123456789+=?.^"
+"""Padding, stop, then what is written: `?` before a hint, `^` after a digit with a carry, `.` after one without."""
+RESPONSE = re.compile(r"[0-9][.^][0-9][.^]=([1-9][0-9]{1,2})")
+DATA_SEED = 0
+BASE_SEED, BASE_EPOCHS, BASE_LR = 3, 48, 3e-3
+WEIGHTS = Path(__file__).parent / "weights" / "arithmetic-tiny.safetensors"
+WEIGHTS_SHA256 = "c60b594665659299f28010cfaa0bab5744bd3d3252cc8a1a7268de6a2ee0aa22"
+
+
+class _ArithmeticTiny(PolicyTask):
+    """What the two tasks share. A prompt is `47+85=`, its worked response `2^3^=132`: the last digit of the sum first,
+    each digit followed by whether it carries, then the sum.
+
+    The 4,095 sums of two numbers from 10 to 99, of which a sum and its mirror image are one, are divided once: 400
+    demonstrations, 800 test problems, and 2,895 others, of which the seed draws a pool of 1,500. A response counts when
+    it is of that form to the last character. The first policy, a Llama of two layers with 84,000 parameters, answers 4
+    of 10.
+    """
+
+    recipe: ClassVar[Recipe] = Recipe(
+        optimizer="adamw", lr=2e-3, weight_decay=0.5, beta2=0.99, batch_size=64, schedule=half_cosine(0.1), max_norm=1.0
+    )
+    rounds: ClassVar[int] = 5
+    max_new: ClassVar[int] = 10
+    votes: ClassVar[int] = 5
+    verdicts: ClassVar[int] = 64
+    rows: ClassVar[int] = 2048
+    clean_error: ClassVar[tuple[float, float]] = (0.52, 0.555)
+
+    def build(self, data: Data) -> Bundle:
+        """Public array `terms`: uint8 (4095, 2); private `sums`: uint8 (4095,). Measures the first policy."""
+        terms = all_terms()
+        model = self.model()
+        model.load_state_dict(load_weights(WEIGHTS, WEIGHTS_SHA256))
+        test = np.arange(DEMONSTRATIONS, DEMONSTRATIONS + TEST)
+        with reproducible(0):
+            found = language_model.generate(
+                model.eval(), self.tokenizer(), prompts_of(terms[test]), 1, Sampling(0.0),
+                max_new=self.max_new, rows=self.rows, generator=torch.Generator(),
+            )  # fmt: skip
+        truth = [str(total) for total in terms[test].sum(axis=1)]
+        wrong = [self.answer(response) != right for [response], right in zip(found, truth, strict=True)]
+        return Bundle(
+            public={"terms": terms.astype(np.uint8)},
+            private={"sums": terms.sum(axis=1).astype(np.uint8)},
+            model=model.state_dict(),
+            facts={"clean_error": float(np.mean(wrong)), "parameters": sum(p.numel() for p in model.parameters())},
+        )
+
+    def model(self) -> nn.Module:
+        config = LlamaConfig(
+            vocab_size=len(VOCABULARY), hidden_size=64, intermediate_size=128, num_hidden_layers=2,
+            num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=64, tie_word_embeddings=False,
+            pad_token_id=CharTokenizer.pad, bos_token_id=None, eos_token_id=CharTokenizer.stop,
+            attn_implementation="sdpa",
+        )  # fmt: skip
+        return LlamaForCausalLM(config)
+
+    def tokenizer(self) -> CharTokenizer:
+        return CharTokenizer(VOCABULARY)
+
+    def problems(self, bundle: BundleFolder, seed: int) -> Problems:
+        others = np.arange(DEMONSTRATIONS + TEST, len(bundle.public()["terms"]))
+        shown = np.arange(DEMONSTRATIONS)
+        return Problems(
+            demonstrations=shown,
+            responses=responses_to(bundle.public()["terms"][shown]),
+            pool=np.sort(rng(seed, "arithmetic-tiny", "pool").permutation(others)[:POOL]),
+            test=np.arange(DEMONSTRATIONS, DEMONSTRATIONS + TEST),
+        )
+
+    def prompts(self, public: Mapping[str, Array], indices: Array) -> list[str]:
+        return prompts_of(public["terms"][indices])
+
+    def answer(self, response: str) -> str | None:
+        match = RESPONSE.fullmatch(response)
+        return match[1] if match else None
+
+    def hinted(self, prompt: str, answer: str) -> str:
+        """`47+85?132=`"""
+        return f"{prompt[:-1]}?{answer}="
+
+    def answers(self, private: Mapping[str, Array], indices: Array) -> list[str]:
+        return [str(total) for total in private["sums"][indices]]
+
+    def solutions(self, private: Mapping[str, Array], indices: Array) -> list[str]:
+        """Worked out from the terms, which are public here."""
+        return responses_to(all_terms()[indices])
+
+    def groups(self, prompts: Sequence[str]) -> list[str]:
+        """By the number of carries."""
+        names = ("no carry", "one carry", "two carries")
+        return [names[carries(*map(int, prompt[:-1].split("+")))] for prompt in prompts]
+
+
+@register_task(
+    "arithmetic-tiny",
+    protocol="policy",
+    version="1",
+    metric="accuracy",
+    title="Two-digit additions by a small language model, with a verifier",
+    budget={"currency": "tokens", "limit": 4000000, "wall_seconds": 300.0},
+    data=(),
+    grants=("verifier", "answers", "solutions"),
+    bundle="arithmetic-tiny",
+)
+class ArithmeticTiny(_ArithmeticTiny):
+    """A pool of 1,500 prompts and a verifier that tells whether a response's final sum is right."""
+
+
+@register_task(
+    "arithmetic-tiny-unverified",
+    protocol="policy",
+    version="1",
+    metric="accuracy",
+    title="Two-digit additions by a small language model, without a verifier",
+    budget={"currency": "tokens", "limit": 4000000, "wall_seconds": 300.0},
+    data=(),
+    grants=("solutions",),
+    bundle="arithmetic-tiny",
+)
+class ArithmeticTinyUnverified(_ArithmeticTiny):
+    """The same without a verifier: only the policy's agreement with itself, or its own judgement, can help."""
+
+
+def all_terms() -> Array:
+    """int64 (4095, 2): every pair of terms once, in one of its two orders, shuffled; the same for all seeds."""
+    draw = rng(DATA_SEED, "arithmetic-tiny", "terms")
+    numbers = np.arange(SMALLEST, LARGEST + 1)
+    pairs = np.array([(a, b) for a in numbers for b in numbers if a <= b])
+    swapped = np.where(draw.integers(0, 2, len(pairs))[:, None] == 1, pairs[:, ::-1], pairs)
+    return swapped[draw.permutation(len(pairs))]
+
+
+def prompts_of(terms: Array) -> list[str]:
+    return [f"{a}+{b}=" for a, b in terms.tolist()]
+
+
+def responses_to(terms: Array) -> list[str]:
+    """The worked responses to terms (N, 2)."""
+    units = terms[:, 0] % 10 + terms[:, 1] % 10
+    tens = terms[:, 0] // 10 + terms[:, 1] // 10 + units // 10
+    marks = ".^"
+    return [
+        f"{unit % 10}{marks[unit // 10]}{ten % 10}{marks[ten // 10]}={10 * ten + unit % 10}"
+        for unit, ten in zip(units.astype(int).tolist(), tens.astype(int).tolist(), strict=True)
+    ]
+
+
+def carries(a: int, b: int) -> int:
+    """How many of the two digits of a + b carry."""
+    unit = a % 10 + b % 10 >= 10
+    return unit + (a // 10 + b // 10 + unit >= 10)
+
+
+def train_base() -> nn.Module:
+    """The training that made the kept weights, on the demonstrations alone."""
+    task = _ArithmeticTiny()
+    terms = all_terms()[:DEMONSTRATIONS]
+    sequences = language_model.join(task.tokenizer(), prompts_of(terms), responses_to(terms))
+    with reproducible(BASE_SEED):
+        model = task.model().train()
+        optimizer = make_optimizer(task.recipe, model.parameters())
+        draw, device = rng(BASE_SEED, "arithmetic-tiny", "base"), torch.device("cpu")
+        size, schedule = task.recipe.batch_size, half_cosine(0.05)
+        total, step = BASE_EPOCHS * -(-len(sequences) // size), 0
+        for _ in range(BASE_EPOCHS):
+            for chosen in sequences.batches(size, draw):
+                for group in optimizer.param_groups:
+                    group["lr"] = BASE_LR * schedule((step + 0.5) / total)
+                logprobs = language_model.response_logprobs(model, *sequences.batch(chosen, device))
+                tokens = torch.from_numpy(sequences.lengths - sequences.starts)[chosen]
+                loss = language_model.sft_loss(logprobs, tokens, torch.ones(len(chosen)))
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                nn.utils.clip_grad_norm_(model.parameters(), task.recipe.max_norm)
+                optimizer.step()
+                step += 1
+    return model.eval()
