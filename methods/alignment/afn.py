@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     protocol="adaptation",
     paper="arXiv:1811.07456",
     outputs=("classes", "numbers"),
+    version="2",
 )
 @dataclass
 class Afn(AdaptationMethod):

@@ -16,7 +16,8 @@ def last_linear(model: nn.Module) -> nn.Linear | None:
 def forward_with_features(model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
     """One forward pass: inputs (B, ...) -> logits, and the flattened input (B, D) of the last linear layer.
 
-    The features are None when the model has no linear layer or its forward does not call the last one.
+    The features are None when the model has no linear layer or its forward does not call the last one. A gradient
+    through the features alone is a backward pass as well, and the meter counts it.
     """
     classifier = last_linear(model)
     if classifier is None:
@@ -26,9 +27,14 @@ def forward_with_features(model: nn.Module, inputs: Tensor) -> tuple[Tensor, Ten
     def keep(layer: nn.Module, arguments: tuple[Any, ...]) -> None:
         seen.append(arguments[0])
 
-    handle = classifier.register_forward_pre_hook(keep)
+    def join(module: nn.Module, arguments: tuple[Any, ...], logits: Tensor) -> Any:
+        return (logits, seen[-1].flatten(1)) if seen else (logits, None)
+
+    # First of all hooks, so that the meter's sees the features among the outputs.
+    handles = [classifier.register_forward_pre_hook(keep), model.register_forward_hook(join, prepend=True)]
     try:
-        logits: Tensor = model(inputs)
+        outputs: tuple[Tensor, Tensor | None] = model(inputs)
     finally:
-        handle.remove()
-    return logits, seen[-1].flatten(1) if seen else None
+        for handle in handles:
+            handle.remove()
+    return outputs

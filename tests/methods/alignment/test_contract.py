@@ -110,6 +110,7 @@ def test_counted_passes(adapt: Callable[..., Any], method: Any, ratio: int) -> N
     steps, batch, per_labeled = 4, 8, 3 * (1 + ratio)
     result = adapt(_fresh(method, ratio=ratio), limit=steps * batch * per_labeled)
     assert result.counts.passes == result.at[-1] == steps * batch * per_labeled
+    assert result.counts.forward == result.counts.backward == steps * batch * (1 + ratio)
 
 
 @pytest.mark.parametrize("method", METHODS)

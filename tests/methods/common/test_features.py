@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from selfbench.methods.common.features import classifier_of, with_features
 from selfbench.suite.errors import UsageError
+from selfbench.suite.meter import Meter
+from selfbench.suite.spec import Budget
 
 
 class TwoHeads(nn.Module):
@@ -68,3 +70,16 @@ def test_models_without_a_usable_classifier_are_refused() -> None:
 
     with pytest.raises(UsageError, match="does not call its last linear layer"):
         with_features(Unused(nn.Linear(2, 2), nn.Linear(2, 2)), torch.zeros(1, 2))
+
+
+@pytest.mark.parametrize("through", ["logits", "features", "both"])
+def test_a_backward_through_the_features_alone_is_counted_once(through: str) -> None:
+    meter = Meter(Budget(limit=1000), "tested")
+    model = meter.attach(TwoHeads())
+    logits, features = with_features(model, torch.randn(4, 2, 6))
+    parts = {"logits": (logits,), "features": (features,), "both": (logits, features)}[through]
+    sum(part.sum() for part in parts).backward()
+    assert (meter.counts.forward, meter.counts.backward) == (4, 4)
+    with torch.no_grad():
+        with_features(model, torch.randn(3, 2, 6))
+    assert (meter.counts.forward, meter.counts.backward) == (7, 4)
