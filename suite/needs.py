@@ -14,6 +14,7 @@ NEEDS: Mapping[str, str] = {
     "domain-boundaries": "being told when the domain changes",
     "strong-augmentation": "a strong view of every input, beside the weak one",
     "domains": "the domain of every labelled and unlabelled example",
+    "masked-tokens": "token ids as inputs, and a head on the model that predicts hidden ones",
     "verifier": "verdicts on answers to prompts of the pool",
     "answers": "the true answers to prompts of the pool, as hints",
     "solutions": "worked responses to prompts of the pool (an upper bound)",

@@ -21,17 +21,26 @@ def weak_views(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 @torch.no_grad()
-def strong_views(images: Tensor, generator: torch.Generator, min_area: float = 1.0) -> Tensor:
+def strong_views(
+    images: Tensor,
+    generator: torch.Generator,
+    min_area: float = 1.0,
+    max_area: float = 1.0,
+    side: int = 0,
+    strength: float = 1.0,
+) -> Tensor:
     """(B, C, H, W) in [0, 1] -> the same, C 3 or 1: MoCo v2 (arXiv:2003.04297) as AdaContrast uses it.
 
-    A crop of `min_area` to all of the area with an aspect ratio of 3/4 to 4/3, resized back (none with 1); with
-    probability 0.8 brightness, contrast and saturation by up to 40 % and hue by up to 0.1 of a turn; gray with 0.2; a
-    Gaussian blur of sigma 0.1 to 2 with 0.5; mirrored with 0.5. The colour changes keep this order, which torchvision
-    shuffles; the blur is a true Gaussian of radius 6. No draw is seen by the host.
+    A crop of `min_area` to `max_area` of the area with an aspect ratio of 3/4 to 4/3 (none where the least is 1),
+    resized back, or to `side` x `side`; with probability 0.8 brightness, contrast and saturation by up to 40 % and hue
+    by up to 0.1 of a turn, all times `strength`; gray with 0.2; a Gaussian blur of sigma 0.1 to 2 with 0.5; mirrored
+    with 0.5. The colour changes keep this order, which torchvision shuffles; the blur is a true Gaussian of radius 6.
+    No draw is seen by the host.
     """
     u = torch.rand(12, len(images), 1, 1, 1, generator=generator, device=images.device, dtype=images.dtype)
-    x = images if min_area >= 1.0 else _crop(images, u[7:11].flatten(1), min_area)
-    x = _jitter(x, u[:5])
+    size = (side, side) if side else (images.size(2), images.size(3))
+    x = images if min_area >= 1.0 else _crop(images, u[7:11].flatten(1), min_area, max_area, size)
+    x = _jitter(x, u[:5], strength)
     gray = _gray(x)
     x = torch.where(u[5] < 0.2, gray, x)
     sigma = 0.1 + 1.9 * u[6]
@@ -39,22 +48,22 @@ def strong_views(images: Tensor, generator: torch.Generator, min_area: float = 1
     return weak_views(x, generator)
 
 
-def _crop(images: Tensor, u: Tensor, min_area: float) -> Tensor:
-    area = min_area + (1.0 - min_area) * u[0]
+def _crop(images: Tensor, u: Tensor, min_area: float, max_area: float, size: tuple[int, int]) -> Tensor:
+    area = min_area + (max_area - min_area) * u[0]
     stretch = torch.exp((2.0 * u[1] - 1.0) * math.log(4 / 3) / 2)
     sides = torch.stack([(area.sqrt() * stretch).clamp_max(1.0), (area.sqrt() / stretch).clamp_max(1.0)])
     shift = (1.0 - sides) * (2.0 * u[2:4] - 1.0)
     theta = torch.zeros(len(images), 2, 3, device=images.device, dtype=images.dtype)
     theta[:, 0, 0], theta[:, 1, 1] = sides
     theta[:, :, 2] = shift.T
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    grid = F.affine_grid(theta, [len(images), images.size(1), *size], align_corners=False)
     out: Tensor = F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
     return out
 
 
-def _jitter(images: Tensor, u: Tensor) -> Tensor:
+def _jitter(images: Tensor, u: Tensor, strength: float) -> Tensor:
     """A changed copy; `u` (5, B, 1, 1, 1) are uniform: whether, brightness, contrast, saturation, hue."""
-    changed = (u[0] < 0.8).to(images.dtype)
+    changed = strength * (u[0] < 0.8).to(images.dtype)
     brightness, contrast, saturation = 1.0 + 0.4 * changed * (2.0 * u[1:4] - 1.0)
     x: Tensor = (images * brightness).clamp_(0.0, 1.0)
     mean = _gray(x).mean(dim=(2, 3), keepdim=True)

@@ -66,6 +66,15 @@ class Split:
             raise ValueError("test examples may not be among those a method is shown")
 
 
+@dataclass(frozen=True)
+class Vocabulary:
+    """What hides a token: ids of `mask` and of the `special` tokens that are never hidden, and the `size` of all."""
+
+    size: int
+    mask: int
+    special: tuple[int, ...]
+
+
 class AdaptationTask:
     """An adaptation task: data, split, model, augmentations, recipe, metric."""
 
@@ -115,6 +124,17 @@ class AdaptationTask:
 
     def strong(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
         """The strong augmentation of a batch; a task that has one grants `strong-augmentation`."""
+        raise NotImplementedError
+
+    def vocabulary(self) -> Vocabulary:
+        """The token ids of a task that grants `masked-tokens`."""
+        raise NotImplementedError
+
+    def language_model(self, model: nn.Module) -> nn.Module:
+        """Ids (B, T), and bool (B, T) of M chosen places -> logits (M, V) of the tokens there, by a head on `model`.
+
+        It shares the body of `model`: what trains the one trains the other. For tasks that grant `masked-tokens`.
+        """
         raise NotImplementedError
 
     def loss(self, outputs: Any, targets: Tensor) -> Tensor:

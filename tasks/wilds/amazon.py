@@ -20,7 +20,7 @@ from .texts import WildsTexts
     title="Amazon-WILDS, unlabelled reviews of the test's reviewers",
     budget={"currency": "passes", "limit": 2209518, "wall_seconds": 172800.0, "memory_mb": 16384},
     data=("wilds-amazon", "distilbert-base-uncased"),
-    grants=("norm-layers", "domains"),
+    grants=("norm-layers", "domains", "masked-tokens"),
     tags=("gpu", "wilds"),
     selection="validation",
     preset="wilds-amazon",

@@ -95,3 +95,36 @@ def distilbert(n_classes: int, data_name: str) -> nn.Module:
     check_fit(weights | head, net, path)
     net.load_state_dict(weights | head)
     return TextClassifier(net)
+
+
+class MaskedLanguageModel(nn.Module):
+    """The head of DistilBERT's training on the body of a `TextClassifier`: ids and places (B, T) -> logits (M, V)."""
+
+    def __init__(self, classifier: Any, weights: dict[str, Tensor], path: Path) -> None:
+        super().__init__()
+        self.body = classifier.net.distilbert
+        size = self.body.config.dim
+        self.transform, self.norm = nn.Linear(size, size), nn.LayerNorm(size, eps=1e-12)
+        self.bias = nn.Parameter(torch.zeros(self.body.config.vocab_size))
+        own = {"vocab_transform": self.transform, "vocab_layer_norm": self.norm}
+        for name, layer in own.items():
+            part = {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
+            check_fit(part, layer, path)
+            layer.load_state_dict(part)
+        with torch.no_grad():
+            self.bias.copy_(weights.get("vocab_projector.bias", self.bias))
+
+    def forward(self, ids: Tensor, places: Tensor) -> Tensor:
+        mask = ids != PAD
+        longest = max(1, int(mask.sum(dim=1).max())) if len(ids) else 1
+        hidden = self.body(input_ids=ids[:, :longest], attention_mask=mask[:, :longest].long())[0]
+        # The logits of all tokens would take a hundred times the memory; which are chosen, the host has to know.
+        chosen = self.norm(nn.functional.gelu(self.transform(hidden[places[:, :longest]])))
+        logits: Tensor = nn.functional.linear(chosen, self.body.embeddings.word_embeddings.weight, self.bias)
+        return logits
+
+
+def masked_language_model(classifier: nn.Module, data_name: str) -> nn.Module:
+    """The head of `model.safetensors` on the body of `classifier`; raises as `distilbert` does."""
+    path = Data(data_folder()).file(data_name, "model.safetensors")
+    return MaskedLanguageModel(classifier, read_weights(path), path)

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from ...suite.bundle import Array
 from ...suite.data import Data
-from .networks import PAD, distilbert
+from ...suite.places import data_folder
+from ...suite.protocols.adaptation import Vocabulary
+from .networks import PAD, distilbert, masked_language_model
 from .task import WildsTask
 
 MODEL = "distilbert-base-uncased"
@@ -56,3 +58,13 @@ class WildsTexts(WildsTask):
 
     def model(self) -> nn.Module:
         return distilbert(self.n_classes, MODEL)
+
+    def vocabulary(self) -> Vocabulary:
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_file(str(Data(data_folder()).file(MODEL, "tokenizer.json")))
+        ids = {name: tokenizer.token_to_id(f"[{name}]") for name in ("PAD", "UNK", "CLS", "SEP", "MASK")}
+        return Vocabulary(tokenizer.get_vocab_size(), ids["MASK"], tuple(ids.values()))
+
+    def language_model(self, model: nn.Module) -> nn.Module:
+        return masked_language_model(model, MODEL)

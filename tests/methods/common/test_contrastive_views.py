@@ -32,7 +32,7 @@ def test_jitter_equals_the_changes_pixel_by_pixel() -> None:
     images = _images(5, 4)
     u = torch.rand(5, 5, 1, 1, 1, generator=_generator(2), dtype=torch.float64)
     u[0] = torch.tensor([0.1, 0.9, 0.5, 0.79, 0.81]).view(-1, 1, 1, 1)
-    got = module._jitter(images, u)
+    got = module._jitter(images, u, 1.0)
 
     def gray(pixel: np.ndarray) -> float:
         return 0.299 * pixel[0] + 0.587 * pixel[1] + 0.114 * pixel[2]
@@ -70,13 +70,13 @@ def test_blur_is_a_normalised_gaussian_of_each_image() -> None:
 def test_crop_shows_a_part_of_the_image_and_all_of_it_when_asked() -> None:
     ramp = torch.linspace(0, 1, 12, dtype=torch.float64).expand(50, 3, 12, 12)
     u = torch.rand(4, 50, generator=_generator(3), dtype=torch.float64)
-    crops = module._crop(ramp, u, 0.2)
+    crops = module._crop(ramp, u, 0.2, 1.0, (12, 12))
     widths = (crops[:, 0, 0, -1] - crops[:, 0, 0, 0]) * 12 / 11
     assert widths.min() > 0.2
     assert widths.max() <= 12 / 11
     u[0] = 1.0
     u[1] = 0.5
-    torch.testing.assert_close(module._crop(ramp, u, 0.2), ramp, rtol=0, atol=1e-12)
+    torch.testing.assert_close(module._crop(ramp, u, 0.2, 1.0, (12, 12)), ramp, rtol=0, atol=1e-12)
 
 
 def test_strong_views_stay_in_range_and_differ_by_image() -> None:

@@ -1,0 +1,1 @@
+"""Methods that learn from unlabelled examples first, and from labelled ones afterwards."""
