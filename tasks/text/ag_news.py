@@ -8,6 +8,7 @@ import numpy as np
 
 from ...suite.registry import register_task
 from ...suite.seeds import rng
+from .active import ActiveTexts
 from .few_labels import FewLabels, Labelled
 from .rows import read_csv
 
@@ -21,13 +22,23 @@ SPLIT_SEED = 0
 @register_task(
     "ag-news-few",
     protocol="adaptation",
-    version="1",
+    version="2",
     metric="accuracy",
     title="AG News (the 7,600 test items), five labels a class, frozen sentence vectors",
-    budget={"currency": "passes", "limit": 400000, "wall_seconds": 300.0},
+    budget={"currency": "passes", "limit": 100000, "wall_seconds": 300.0},
     data=("ag-news", "minilm"),
     grants=("strong-augmentation",),
     tags=("frozen-encoder",),
+    variants={
+        "ag-news-few-2": {
+            "title": "AG News (the 7,600 test items), two labels a class, frozen sentence vectors",
+            "set": {"labeled_per_class": 2},
+        },
+        "ag-news-few-10": {
+            "title": "AG News (the 7,600 test items), ten labels a class, frozen sentence vectors",
+            "set": {"labeled_per_class": 10},
+        },
+    },
 )
 class AgNewsFew(FewLabels):
     """A head on MiniLM's sentence vectors of the first 96 tokens; the encoder is frozen and its pass is charged.
@@ -51,3 +62,37 @@ class AgNewsFew(FewLabels):
         members = [np.flatnonzero([label == name for label, _ in items]) for name in self.classes]
         test = {int(index) for part in members for index in draw.permutation(part)[:TEST_PER_CLASS]}
         return [item for index, item in enumerate(items) if index not in test], [items[index] for index in sorted(test)]
+
+
+@register_task(
+    "ag-news-active",
+    protocol="adaptation",
+    version="1",
+    metric="accuracy",
+    title="AG News, active learning: 130 labels by breaking ties, frozen sentence vectors",
+    budget={"currency": "passes", "limit": 400000, "wall_seconds": 600.0},
+    data=("ag-news", "minilm"),
+    grants=("strong-augmentation",),
+    tags=("frozen-encoder", "active-learning"),
+    bundle="ag-news-few",
+    variants={
+        "ag-news-active-random": {
+            "title": "AG News, active learning: 130 labels at random, frozen sentence vectors",
+            "set": {"strategy": "random"},
+        },
+        "ag-news-active-entropy": {
+            "title": "AG News, active learning: 130 labels by prediction entropy, frozen sentence vectors",
+            "set": {"strategy": "entropy"},
+        },
+        "ag-news-active-contrastive": {
+            "title": "AG News, active learning: 130 labels by contrast to neighbours, frozen sentence vectors",
+            "set": {"strategy": "contrastive", "query_features": True},
+        },
+        "ag-news-active-225": {
+            "title": "AG News, active learning: 225 labels by breaking ties, frozen sentence vectors",
+            "set": {"start": 25, "query_size": 20},
+        },
+    },
+)
+class AgNewsActive(ActiveTexts, AgNewsFew):
+    """Texts, model and views of `ag-news-few`."""

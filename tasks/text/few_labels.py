@@ -12,25 +12,26 @@ from ...suite.protocols.adaptation import Split
 from ...suite.scoring import Scores, score_classification
 from ...suite.seeds import rng
 from ..splits import few_labels
-from .frozen import FrozenVectors, encode
+from .frozen import ZeroHead, encode
 
 if TYPE_CHECKING:
     from ...suite.data import Data
 
-LABELED_PER_CLASS = 5
-VALIDATION_PER_CLASS = 5
 ORDER_SEED = 0
 Labelled = tuple[str, str]
 """(class, text)"""
 
 
-class FewLabels(FrozenVectors):
+class FewLabels(ZeroHead):
     """Five labelled and five validation texts a class, drawn by the seed; the other training texts are unlabelled.
 
     The test texts are all that are published. Of training texts those go that stand in the test part too, and those
-    that repeat another one or contradict it (`without_repeats`); how many is in the facts of the bundle. Model, recipe
-    and views are those of `newsgroups-few`. `worst_group_error` is the error on the worst class.
+    that repeat another one or contradict it (`without_repeats`); how many is in the facts of the bundle. The views are
+    those of `newsgroups-few`. `worst_group_error` is the error on the worst class.
     """
+
+    labeled_per_class: ClassVar[int] = 5
+    validation_per_class: ClassVar[int] = 5
 
     name: ClassVar[str]
     classes: ClassVar[tuple[str, ...]]
@@ -62,7 +63,7 @@ class FewLabels(FrozenVectors):
 
     def split(self, bundle: BundleFolder, seed: int) -> Split:
         labels, n = bundle.private()["labels"], bundle.facts["train_texts"]
-        return few_labels(labels, n, rng(seed, self.name), LABELED_PER_CLASS, VALIDATION_PER_CLASS)
+        return few_labels(labels, n, rng(seed, self.name), self.labeled_per_class, self.validation_per_class)
 
     def score(self, logits: Array, labels: Array) -> Scores:
         return score_classification(logits, labels, labels, self.classes)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...suite.bundle import Array
+from ...suite.files import write_atomic
+from ...suite.places import cache_folder
 from ...suite.protocols.adaptation import AdaptationTask, Recipe
 from .minilm import WIDTH, embed, load_encoder, tokenize
 
@@ -43,6 +47,25 @@ class FrozenVectors(AdaptationTask):
         return drop_features(inputs, generator, share=0.5, noise=0.25)
 
 
+class ZeroHead(FrozenVectors):
+    """`FrozenVectors` with a head that begins at zero and is held near it: softmax regression on the sentence vectors.
+
+    With a few labels the random weights of an ordinary head never leave it. Over 2, 5 and 10 labels a class of TREC,
+    AG News, Reuters R8 and 20 Newsgroups (seeds 100 to 107, which no suite uses, 20 validation texts a class) this head
+    gives 65.5 % where that of `FrozenVectors` gives 62.9 %, and logistic regression of scikit-learn 65.7 % with C = 1
+    and 65.4 % with C = 10; weight decays from 0.1 to 3 lie between 65.3 and 65.7 %. The stronger ones make predictions
+    so unsure that filters by confidence keep little. 100 steps are as good as 400.
+    """
+
+    recipe: ClassVar[Recipe] = Recipe(optimizer="sgd", lr=1e-2, weight_decay=0.3, batch_size=32, ema=0.99)
+
+    def model(self) -> nn.Module:
+        head = nn.Linear(WIDTH, self.n_classes)
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
+        return nn.Sequential(Scale(20.0), head)
+
+
 class Scale(nn.Module):
     """Multiplies by a constant: vectors of length 1 are short for a linear head."""
 
@@ -69,16 +92,26 @@ def encode(
 ) -> tuple[dict[str, Array], dict[str, Any]]:
     """The public arrays of a bundle and facts about how they came to be.
 
-    `ids` uint16 (N, length), the token ids of the texts; `vectors` float32 (N, 384), their sentence vectors.
+    `ids` uint16 (N, length), the token ids of the texts; `vectors` float32 (N, 384), their sentence vectors, which are
+    kept in the cache folder by the digests of encoder and token ids: the facts are those of when they were computed.
     """
     ids = tokenize(data, texts, length)
-    started = time.perf_counter()
-    vectors = embed(
-        load_encoder(data),
-        ids,
-        workers=os.cpu_count() or 1,
-        tell=lambda done: tell(f"encoding: {done:,} of {len(ids):,} texts"),
-    )
-    seconds = time.perf_counter() - started
+    key = hashlib.sha256(data.describe("minilm").fingerprint.encode() + torch.__version__.encode() + ids.tobytes())
+    kept = cache_folder() / "vectors" / f"{key.hexdigest()[:32]}.npz"
+    if kept.is_file():
+        with np.load(kept, allow_pickle=False) as file:
+            vectors, seconds = file["vectors"], float(file["seconds"])
+    else:
+        started = time.perf_counter()
+        vectors = embed(
+            load_encoder(data),
+            ids,
+            workers=os.cpu_count() or 1,
+            tell=lambda done: tell(f"encoding: {done:,} of {len(ids):,} texts"),
+        )
+        seconds = time.perf_counter() - started
+        buffer = io.BytesIO()
+        np.savez(buffer, vectors=vectors, seconds=np.float64(seconds))
+        write_atomic(kept, buffer.getvalue())
     facts = {"encode_seconds": round(seconds, 1), "texts_per_second": round(len(ids) / seconds, 1)}
     return {"ids": ids, "vectors": vectors}, facts

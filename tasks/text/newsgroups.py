@@ -15,7 +15,8 @@ from ...suite.protocols.adaptation import AdaptationTask, Recipe, Split
 from ...suite.registry import register_task
 from ...suite.seeds import rng
 from ..splits import few_labels
-from .frozen import FrozenVectors, encode
+from .active import ActiveTexts
+from .frozen import FrozenVectors, ZeroHead, encode
 from .minilm import WIDTH, SentenceClassifier, drop_words, load_encoder
 
 if TYPE_CHECKING:
@@ -115,6 +116,76 @@ class NewsgroupsFewFinetune(_Newsgroups):
 
     def strong(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
         return drop_words(inputs, generator, share=0.5)
+
+
+@register_task(
+    "newsgroups-few-2",
+    protocol="adaptation",
+    version="1",
+    metric="accuracy",
+    title="20 Newsgroups, two labels a class, frozen sentence vectors",
+    budget={"currency": "passes", "limit": 100000, "wall_seconds": 300.0},
+    data=("newsgroups", "minilm"),
+    grants=("strong-augmentation",),
+    tags=("frozen-encoder",),
+    bundle="newsgroups-few",
+    variants={
+        "newsgroups-few-5": {
+            "title": "20 Newsgroups, five labels a class, frozen sentence vectors, a head that begins at zero",
+            "set": {"labeled_per_class": 5},
+        },
+        "newsgroups-few-10": {
+            "title": "20 Newsgroups, ten labels a class, frozen sentence vectors",
+            "set": {"labeled_per_class": 10},
+        },
+    },
+)
+class NewsgroupsFew2(ZeroHead, _Newsgroups):
+    """The texts of `newsgroups-few` with other numbers of labels, and the head that begins at zero."""
+
+    labeled_per_class: ClassVar[int] = 2
+
+    def split(self, bundle: BundleFolder, seed: int) -> Split:
+        labels, n = bundle.private()["labels"], bundle.facts["train_texts"]
+        return few_labels(labels, n, rng(seed, "newsgroups-few"), self.labeled_per_class, VALIDATION_PER_CLASS)
+
+
+@register_task(
+    "newsgroups-active",
+    protocol="adaptation",
+    version="1",
+    metric="accuracy",
+    title="20 Newsgroups, active learning: 130 labels by breaking ties, frozen sentence vectors",
+    budget={"currency": "passes", "limit": 400000, "wall_seconds": 600.0},
+    data=("newsgroups", "minilm"),
+    grants=("strong-augmentation",),
+    tags=("frozen-encoder", "active-learning"),
+    bundle="newsgroups-few",
+    variants={
+        "newsgroups-active-random": {
+            "title": "20 Newsgroups, active learning: 130 labels at random, frozen sentence vectors",
+            "set": {"strategy": "random"},
+        },
+        "newsgroups-active-entropy": {
+            "title": "20 Newsgroups, active learning: 130 labels by prediction entropy, frozen sentence vectors",
+            "set": {"strategy": "entropy"},
+        },
+        "newsgroups-active-contrastive": {
+            "title": "20 Newsgroups, active learning: 130 labels by contrast to neighbours, frozen sentence vectors",
+            "set": {"strategy": "contrastive", "query_features": True},
+        },
+        "newsgroups-active-225": {
+            "title": "20 Newsgroups, active learning: 225 labels by breaking ties, frozen sentence vectors",
+            "set": {"start": 25, "query_size": 20},
+        },
+    },
+)
+class NewsgroupsActive(ActiveTexts, ZeroHead, _Newsgroups):
+    """The texts of `newsgroups-few`, with the head that begins at zero. Ten of the classes begin with two labels, ten
+    with one.
+    """
+
+    name: ClassVar[str] = "newsgroups-few"
 
 
 def read_texts(path: Path) -> list[tuple[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -14,8 +15,10 @@ from ...suite.protocols.adaptation import Recipe, Split
 from ...suite.registry import register_task
 from ...suite.scoring import Scores, score_classification
 from ...suite.seeds import rng
+from ..splits import few_labels
+from .active import ActiveTexts, balanced
 from .few_labels import normalised
-from .frozen import FrozenVectors, Scale, encode
+from .frozen import FrozenVectors, Scale, ZeroHead, encode
 from .minilm import WIDTH
 from .rows import REMEDY, Row, read_delimited, unique
 
@@ -133,6 +136,133 @@ class SentimentDomains(FrozenVectors):
         scores = score_classification(logits, labels[:, 0], labels[:, 1], DOMAINS)
         scores.groups["accuracy"] = {name: 1.0 - error for name, error in scores.groups["error"].items()}
         return scores
+
+
+@register_task(
+    "film-reviews-few",
+    protocol="adaptation",
+    version="1",
+    metric="accuracy",
+    title="Sentiment of film reviews, five labels a class, frozen sentence vectors",
+    budget={"currency": "passes", "limit": 100000, "wall_seconds": 300.0},
+    data=("vader-sentiment", "minilm"),
+    grants=("strong-augmentation",),
+    tags=("frozen-encoder",),
+    bundle="sentiment-domains",
+    variants={
+        "film-reviews-few-2": {
+            "title": "Sentiment of film reviews, two labels a class, frozen sentence vectors",
+            "set": {"domain": 0, "labeled_per_class": 2},
+        },
+        "film-reviews-few-10": {
+            "title": "Sentiment of film reviews, ten labels a class, frozen sentence vectors",
+            "set": {"domain": 0, "labeled_per_class": 10},
+        },
+        "product-reviews-few": {
+            "title": "Sentiment of product reviews, five labels a class, frozen sentence vectors",
+            "set": {"domain": 1, "labeled_per_class": 5},
+        },
+        "product-reviews-few-2": {
+            "title": "Sentiment of product reviews, two labels a class, frozen sentence vectors",
+            "set": {"domain": 1, "labeled_per_class": 2},
+        },
+        "product-reviews-few-10": {
+            "title": "Sentiment of product reviews, ten labels a class, frozen sentence vectors",
+            "set": {"domain": 1, "labeled_per_class": 10},
+        },
+        "tweets-few": {
+            "title": "Sentiment of tweets, five labels a class, frozen sentence vectors",
+            "set": {"domain": 2, "labeled_per_class": 5},
+        },
+        "tweets-few-2": {
+            "title": "Sentiment of tweets, two labels a class, frozen sentence vectors",
+            "set": {"domain": 2, "labeled_per_class": 2},
+        },
+        "tweets-few-10": {
+            "title": "Sentiment of tweets, ten labels a class, frozen sentence vectors",
+            "set": {"domain": 2, "labeled_per_class": 10},
+        },
+        "editorials-few": {
+            "title": "Sentiment of editorials, five labels a class, frozen sentence vectors",
+            "set": {"domain": 3, "labeled_per_class": 5},
+        },
+        "editorials-few-2": {
+            "title": "Sentiment of editorials, two labels a class, frozen sentence vectors",
+            "set": {"domain": 3, "labeled_per_class": 2},
+        },
+        "editorials-few-10": {
+            "title": "Sentiment of editorials, ten labels a class, frozen sentence vectors",
+            "set": {"domain": 3, "labeled_per_class": 10},
+        },
+    },
+)
+class SentimentFew(ZeroHead):
+    """One domain of `sentiment-domains` by itself, with a few labels a class: two classes that form no clusters.
+
+    1,000 test texts and 1,600 others: the labelled ones, five validation texts a class, and the unlabelled pool.
+    """
+
+    name: ClassVar[str] = "sentiment-few"
+    n_classes: ClassVar[int] = len(CLASSES)
+    domain: ClassVar[int] = 0
+    labeled_per_class: ClassVar[int] = 5
+    validation_per_class: ClassVar[int] = 5
+
+    def build(self, data: Data) -> Bundle:
+        whole = SentimentDomains()
+        whole.tell = self.tell
+        return whole.build(data)
+
+    def split(self, bundle: BundleFolder, seed: int) -> Split:
+        private = bundle.private()
+        members = np.flatnonzero(private["domains"] == self.domain)
+        members = np.concatenate([members[TEST_PER_DOMAIN:], members[:TEST_PER_DOMAIN]])
+        draw = rng(seed, self.name, self.domain)
+        split = self.choose(private["labels"][members], len(members) - TEST_PER_DOMAIN, draw)
+        own = {name: members[getattr(split, name)] for name in ("labeled", "unlabeled", "validation", "test")}
+        return replace(split, **own)
+
+    def choose(self, labels: Array, n: int, draw: np.random.Generator) -> Split:
+        """The split of the domain's texts by themselves, of which the first `n` are no test texts."""
+        return few_labels(labels, n, draw, self.labeled_per_class, self.validation_per_class)
+
+    def score(self, logits: Array, labels: Array) -> Scores:
+        return score_classification(logits, labels, labels, CLASSES)
+
+
+@register_task(
+    "film-reviews-active",
+    protocol="adaptation",
+    version="1",
+    metric="accuracy",
+    title="Film reviews, active learning: 130 labels by breaking ties, frozen sentence vectors",
+    budget={"currency": "passes", "limit": 400000, "wall_seconds": 600.0},
+    data=("vader-sentiment", "minilm"),
+    grants=("strong-augmentation",),
+    tags=("frozen-encoder", "active-learning"),
+    bundle="sentiment-domains",
+    variants={
+        "film-reviews-active-random": {
+            "title": "Film reviews, active learning: 130 labels at random, frozen sentence vectors",
+            "set": {"strategy": "random"},
+        },
+        "film-reviews-active-entropy": {
+            "title": "Film reviews, active learning: 130 labels by prediction entropy, frozen sentence vectors",
+            "set": {"strategy": "entropy"},
+        },
+        "film-reviews-active-contrastive": {
+            "title": "Film reviews, active learning: 130 labels by contrast to neighbours, frozen sentence vectors",
+            "set": {"strategy": "contrastive", "query_features": True},
+        },
+    },
+)
+class FilmReviewsActive(SentimentFew, ActiveTexts):
+    """Texts, model and views of `film-reviews-few`."""
+
+    name: ClassVar[str] = "film-reviews-active"
+
+    def choose(self, labels: Array, n: int, draw: np.random.Generator) -> Split:
+        return balanced(labels, n, draw, self.start, self.validation_per_class)
 
 
 Rated = tuple[str, float, str]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from ...suite.registry import register_task
+from .active import ActiveTexts
 from .few_labels import FewLabels, Labelled
 from .rows import read_delimited
 
@@ -15,13 +16,23 @@ if TYPE_CHECKING:
 @register_task(
     "trec-few",
     protocol="adaptation",
-    version="1",
+    version="2",
     metric="accuracy",
     title="TREC questions, five labels a class, frozen sentence vectors",
-    budget={"currency": "passes", "limit": 400000, "wall_seconds": 300.0},
+    budget={"currency": "passes", "limit": 100000, "wall_seconds": 300.0},
     data=("trec", "minilm"),
     grants=("strong-augmentation",),
     tags=("frozen-encoder",),
+    variants={
+        "trec-few-2": {
+            "title": "TREC questions, two labels a class, frozen sentence vectors",
+            "set": {"labeled_per_class": 2},
+        },
+        "trec-few-10": {
+            "title": "TREC questions, ten labels a class, frozen sentence vectors",
+            "set": {"labeled_per_class": 10},
+        },
+    },
 )
 class TrecFew(FewLabels):
     """A head on MiniLM's sentence vectors of whole questions; the encoder is frozen and its pass is charged.
@@ -43,3 +54,37 @@ class TrecFew(FewLabels):
             return [(self.classes[int(row.one_of("class", numbers))], row.text("question")) for row in rows]
 
         return part("train.txt"), part("test.txt")
+
+
+@register_task(
+    "trec-active",
+    protocol="adaptation",
+    version="1",
+    metric="accuracy",
+    title="TREC questions, active learning: 130 labels by breaking ties, frozen sentence vectors",
+    budget={"currency": "passes", "limit": 400000, "wall_seconds": 600.0},
+    data=("trec", "minilm"),
+    grants=("strong-augmentation",),
+    tags=("frozen-encoder", "active-learning"),
+    bundle="trec-few",
+    variants={
+        "trec-active-random": {
+            "title": "TREC questions, active learning: 130 labels at random, frozen sentence vectors",
+            "set": {"strategy": "random"},
+        },
+        "trec-active-entropy": {
+            "title": "TREC questions, active learning: 130 labels by prediction entropy, frozen sentence vectors",
+            "set": {"strategy": "entropy"},
+        },
+        "trec-active-contrastive": {
+            "title": "TREC questions, active learning: 130 labels by contrast to neighbours, frozen sentence vectors",
+            "set": {"strategy": "contrastive", "query_features": True},
+        },
+        "trec-active-225": {
+            "title": "TREC questions, active learning: 225 labels by breaking ties, frozen sentence vectors",
+            "set": {"start": 25, "query_size": 20},
+        },
+    },
+)
+class TrecActive(ActiveTexts, TrecFew):
+    """Questions, model and views of `trec-few`."""

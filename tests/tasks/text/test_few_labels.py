@@ -18,7 +18,7 @@ from selfbench.suite.places import data_folder
 from selfbench.tasks.text import few_labels
 from selfbench.tasks.text.ag_news import AgNewsFew
 from selfbench.tasks.text.few_labels import FewLabels, without_repeats
-from selfbench.tasks.text.frozen import FrozenVectors
+from selfbench.tasks.text.frozen import FrozenVectors, ZeroHead
 from selfbench.tasks.text.newsgroups import NewsgroupsFew
 from selfbench.tasks.text.reuters_r8 import ReutersR8Few
 from selfbench.tasks.text.trec import TrecFew
@@ -160,17 +160,34 @@ def test_the_split_is_as_declared(real: tuple[FewLabels, BundleFolder]) -> None:
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
-def test_model_recipe_and_views_are_those_of_newsgroups_few(task: FewLabels) -> None:
+def test_views_are_those_of_newsgroups_few_and_the_head_begins_at_zero(task: FewLabels) -> None:
     entry = registry.get("task", task.name)
     assert entry.load() is type(task)
     assert "frozen-encoder" in entry.options["tags"]
-    assert (task.recipe, task.cached_passes) == (NewsgroupsFew.recipe, NewsgroupsFew.cached_passes)
-    for name in ("model", "inputs", "weak", "strong"):
+    assert (task.recipe, task.cached_passes) == (ZeroHead.recipe, NewsgroupsFew.cached_passes)
+    assert type(task).model is ZeroHead.model
+    for name in ("inputs", "weak", "strong"):
         assert getattr(type(task), name) is getattr(NewsgroupsFew, name) is getattr(FrozenVectors, name)
-    assert task.model()(task.inputs({"vectors": np.ones((2, 384), np.float32)}, np.arange(2))).shape == (
-        2,
-        task.n_classes,
-    )
+    logits = task.model()(task.inputs({"vectors": np.ones((2, 384), np.float32)}, np.arange(2)))
+    assert logits.tolist() == [[0.0] * task.n_classes] * 2
+
+
+@pytest.mark.parametrize("name", ["reuters-r8-few", "trec-few", "ag-news-few"])
+def test_other_numbers_of_labels_are_variants_whose_labels_lie_within_each_other(name: str) -> None:
+    labels = np.arange(400) % registry.get("task", name).load().n_classes
+
+    class Folder:
+        def __init__(self) -> None:
+            self.facts = {"train_texts": 300}
+
+        def private(self) -> dict[str, np.ndarray]:
+            return {"labels": labels}
+
+    splits = [registry.get("task", name + end).load()().split(Folder(), 3) for end in ("-2", "", "-10")]
+    for split, each in zip(splits, (2, 5, 10), strict=True):
+        assert np.array_equal(np.bincount(labels[split.labeled]), [each] * (labels.max() + 1))
+    two, five, ten = (set(split.labeled.tolist()) for split in splits)
+    assert two < five < ten
 
 
 def test_the_worst_class_is_scored() -> None:
