@@ -157,6 +157,7 @@ def register_task(
     bundle: str | None = None,
     preset: str = "",
     outputs: str = "classes",
+    references: Mapping[str, Any] | None = None,
     variants: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Callable[[_Class], _Class]:
     """Register a task class. All arguments must be literals.
@@ -167,12 +168,16 @@ def register_task(
     they have them (`presets` of the method), `outputs` what its model returns (`OUTPUTS`); any change of the protocol
     raises `version`, and the board never mixes versions.
 
+    `references` draws the task's page a plot beside known values: `family` and `panel` name the tasks that belong into
+    one plot, `axis` and `at` what sets them apart and this one's place on it, `metric` what is measured, and `curves`
+    maps names to the points (x, value) of what is known; one task of a panel gives them.
+
     `variants` are further tasks on the same data: name -> the arguments that differ, such as the title, and under `set`
     the class attributes that do. They share the bundle unless they name one.
     """
     options = {"protocol": protocol, "version": version, "metric": metric, "title": title, "budget": dict(budget),
                "data": data, "grants": grants, "tags": tags, "selection": selection, "bundle": bundle,
-               "preset": preset, "outputs": outputs}  # fmt: skip
+               "preset": preset, "outputs": outputs, "references": references}  # fmt: skip
     return _mark("task", name, options)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -185,7 +185,42 @@ def run_chart(x: Sequence[float], series: Sequence[tuple[str, Sequence[float]]],
     return _plot(inner, f"{name} along the run", text, y_axis, metric, "plot")
 
 
-def _plot(inner: str, title: str, text: str, y_axis: Axis, metric: Metric, classes: str) -> Markup:
+def reference_plot(
+    name: str,
+    kind: str,
+    points: Sequence[tuple[float, float, float, float]],
+    curves: Mapping[str, Sequence[tuple[float, float]]],
+    places: Sequence[float],
+    x_axis: Axis,
+    y_axis: Axis,
+    metric: Metric,
+) -> Markup:
+    """One method's points (x, mean, low, high) over a logarithmic axis, before known curves, each in its own stroke.
+
+    `x_axis` is one of logarithms to the base of ten; `places` get their labels.
+    """
+    inner = ""
+    for number, known in enumerate(curves.values()):
+        line = _line([math.log10(x) for x, _ in known], [y for _, y in known], x_axis, y_axis)
+        inner += f'<path class="ref r{number}" d="{line}"/>'
+    logs = [math.log10(x) for x, *_ in points]
+    inner += f'<path class="own" d="{_line(logs, [point[1] for point in points], x_axis, y_axis)}"/>'
+    marks = ""
+    for x, (_, mean, low, high) in zip(logs, points, strict=True):
+        at = f"{x_axis.at(x)}%"
+        marks += (
+            f'<line class="i" x1="{at}" x2="{at}" y1="{_down(y_axis, low)}%" y2="{_down(y_axis, high)}%"/>'
+            f'<circle class="d" cx="{at}" cy="{_down(y_axis, mean)}%" r="3.6"/>'
+        )
+    labels = "".join(
+        f'<text class="x" x="{x_axis.at(math.log10(place))}%" y="100%" dy="14">{place:,.0f}</text>' for place in places
+    )
+    told = "; ".join(f"{x:,.0f}: {formats.number(mean, metric)}" for x, mean, *_ in points)
+    text = f"{metric.title} at {told}; bars span the seeds"
+    return _plot(inner, name, text, y_axis, metric, f"panel refs k-{kind}", marks + labels)
+
+
+def _plot(inner: str, title: str, text: str, y_axis: Axis, metric: Metric, classes: str, marks: str = "") -> Markup:
     grid = "".join(
         f'<line class="g" x1="0" x2="100%" y1="{_down(y_axis, tick)}%" y2="{_down(y_axis, tick)}%"/>'
         for tick in y_axis.ticks
@@ -198,7 +233,7 @@ def _plot(inner: str, title: str, text: str, y_axis: Axis, metric: Metric, class
     return Markup(
         f'<svg class="{classes}" role="img"><title>{escape(title)}</title><desc>{escape(text)}</desc>{grid}'
         f'<svg viewBox="0 0 1000 1000" preserveAspectRatio="none" width="100%" height="100%">{inner}</svg>'
-        f"{labels}</svg>"
+        f"{marks}{labels}</svg>"
     )
 
 

@@ -22,7 +22,7 @@ from ..board.suites import SuiteBoard
 from ..needs import NEEDS
 from ..registry import Entry
 from ..store import Summary, read_bodies
-from . import charts, details, tables
+from . import charts, details, references, tables
 from .environment import environment
 
 RUNS_PER_PAGE = 500
@@ -151,11 +151,26 @@ class Pages:
             {"suite": suite, "board": board, **self._details(board, f"curves{at}")}
             for at, (suite, board) in enumerate(task.boards)
         ]
-        path = f"tasks/{name}.html"
-        yield self._page(path, "task.html", "tasks", task=task, sections=sections, doc=paragraphs(task.entry))
+        path, known = f"tasks/{name}.html", self._references(task)
+        yield self._page(
+            path, "task.html", "tasks", task=task, sections=sections, doc=paragraphs(task.entry), references=known
+        )
         boards = [*(board for _, board in task.boards), *task.loose]
         yield Page(f"data/task-{name}.csv", boards_csv(boards))
         yield Page(f"data/task-{name}.json", json_text([board_data(board) for board in boards]))
+
+    def _references(self, task: TaskView) -> list[references.PanelPlots]:
+        """The plots of the task's family beside what is known of it; none where the task declares none."""
+        declared = task.entry.options.get("references") if task.entry else None
+        if not declared:
+            return []
+        options = {name: entry.options for name, entry in self.catalogue.tasks.items()}
+        names = set(references.members(options, declared["family"]))
+        views = [view for view in self.tasks if view.name in names]
+        boards = {view.name: board for view in views for board in [*(b for _, b in view.boards), *view.loose][:1]}
+        wanted = [run for board in boards.values() for run in details.wanted(board)]
+        records = {name: from_json(body) for name, body in read_bodies(self.index, wanted).items()}
+        return references.panel_plots(options, boards, records, declared["family"])
 
     def _details(self, board: TaskBoard, key: str) -> dict[str, Any]:
         metric = board.field.metric

@@ -149,3 +149,19 @@ def test_samples_of_other_names_are_others() -> None:
     assert GaussianShiftD200N1000().model()(
         GaussianShiftD200N1000().inputs({"inputs": np.ones((3, 200))}, np.arange(2)).float()
     ).shape == (2, 2)
+
+
+@pytest.mark.parametrize("d", [20, 200])
+def test_the_curves_of_the_page_are_the_closed_forms(d: int) -> None:
+    own = registry.get("task", f"gaussian-shift-d{d}-n1000").options["references"]
+    mu, shifted = room.centres(d)
+    for n, value in own["curves"]["oracle labels"]:
+        assert value == pytest.approx(room.averaging_error(mu, shifted, n), abs=1e-6)
+    for _, value in own["curves"]["labels alone"]:
+        assert value == pytest.approx(room.averaging_error(mu, mu, room.LABELED), abs=1e-6)
+    for _, value in own["curves"]["Bayes"]:
+        assert value == pytest.approx(room.bayes_error(mu), abs=1e-6)
+    for n in (1_000, 10_000):
+        entry = registry.get("task", f"gaussian-shift-d{d}-n{n}")
+        assert entry.options["references"]["at"] == entry.load().n == n
+        assert entry.options["references"]["panel"] == f"d = {d}"
