@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ...suite.data import Data
 
 SMALLEST, LARGEST = 10, 99
-DEMONSTRATIONS, TEST, POOL = 400, 800, 1500
+DEMONSTRATIONS, TEST, POOL = 400, 600, 1000
 VOCABULARY = "\0\n0123456789+=?.^"
 """Padding, stop, then what is written: `?` before a hint, `^` after a digit with a carry, `.` after one without."""
 RESPONSE = re.compile(r"[0-9][.^][0-9][.^]=([1-9][0-9]{1,2})")
@@ -47,9 +47,9 @@ class _ArithmeticTiny(PolicyTask):
     each digit followed by whether it carries, then the sum.
 
     The 4,095 sums of two numbers from 10 to 99, of which a sum and its mirror image are one, are divided once: 400
-    demonstrations, 800 test problems, and 2,895 others, of which the seed draws a pool of 1,500. A response counts when
-    it is of that form to the last character. The first policy, a Llama of two layers with 84,000 parameters, answers 4
-    of 10.
+    demonstrations, 600 test problems, and 3,095 others, of which the seed draws a pool of 1,000. A response counts when
+    it is of that form to the last character. The first policy, a Llama of two layers with 84,416 parameters, answers
+    47 % of the test problems.
     """
 
     recipe: ClassVar[Recipe] = Recipe(
@@ -60,7 +60,7 @@ class _ArithmeticTiny(PolicyTask):
     votes: ClassVar[int] = 5
     verdicts: ClassVar[int] = 64
     rows: ClassVar[int] = 2048
-    clean_error: ClassVar[tuple[float, float]] = (0.52, 0.555)
+    clean_error: ClassVar[tuple[float, float]] = (0.50, 0.56)
 
     def build(self, data: Data) -> Bundle:
         """Public array `terms`: uint8 (4095, 2); private `sums`: uint8 (4095,). Measures the first policy."""
@@ -134,13 +134,13 @@ class _ArithmeticTiny(PolicyTask):
     version="1",
     metric="accuracy",
     title="Two-digit additions by a small language model, with a verifier",
-    budget={"currency": "tokens", "limit": 4000000, "wall_seconds": 300.0},
+    budget={"currency": "tokens", "limit": 3000000, "wall_seconds": 300.0},
     data=(),
     grants=("verifier", "answers", "solutions"),
     bundle="arithmetic-tiny",
 )
 class ArithmeticTiny(_ArithmeticTiny):
-    """A pool of 1,500 prompts and a verifier that tells whether a response's final sum is right."""
+    """A pool of 1,000 prompts and a verifier that tells whether a response's final sum is right."""
 
 
 @register_task(
@@ -149,7 +149,7 @@ class ArithmeticTiny(_ArithmeticTiny):
     version="1",
     metric="accuracy",
     title="Two-digit additions by a small language model, without a verifier",
-    budget={"currency": "tokens", "limit": 4000000, "wall_seconds": 300.0},
+    budget={"currency": "tokens", "limit": 3000000, "wall_seconds": 300.0},
     data=(),
     grants=("solutions",),
     bundle="arithmetic-tiny",
