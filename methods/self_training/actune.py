@@ -122,7 +122,8 @@ class AcTune(AdaptationMethod):
 
 def normalised_entropy(probabilities: Tensor) -> Tensor:
     """H(p) / ln K (N,) of probabilities (N, K)."""
-    return torch.special.entr(probabilities).sum(dim=1) / math.log(probabilities.shape[1])
+    entropy: Tensor = torch.special.entr(probabilities).sum(dim=1) / math.log(probabilities.shape[1])
+    return entropy
 
 
 def surest(probabilities: Tensor, size: int) -> Tensor:

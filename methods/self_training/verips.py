@@ -24,8 +24,7 @@ _LABELLING_BATCH = 1024
 @register_method("verips", family="self-training", protocol="adaptation", paper="-")
 @dataclass
 class Verips(AdaptationMethod):
-    """Verified pseudo-label selection (Gilhuber et al., ICDM 2022, "VERIPS: Verified Pseudo-label Selection for Deep
-    Active Learning").
+    """Pseudo-labels that a second network confirms, which learns from labels alone (Gilhuber et al., ICDM 2022).
 
         teacher:   L = CE(f(x), y) + CE(g(x), y)                          g a second network, which sees labels alone
         r = 1, ..., R, over the pool, in eval mode, not augmented:
@@ -33,11 +32,12 @@ class Verips(AdaptationMethod):
             P = {j : H(p_j) / ln K <= lambda  and  argmax g(u_j) = yhat_j}
             L = (1/W) (sum_i CE(f(x_i), y_i) + beta sum_(j in P) CE(f(u_j), yhat_j)),  W = |X| + beta |P|
 
-    lambda is `uncertainty`, beta is `weight`; X are the labelled examples. The paper's text was not at hand:
-    candidates, verification and lambda are those of the code that Schroeder and Heyer (2024) released for their
-    comparison, which trains f and g one after the other on the labels, has one round and beta = 1. Its margin score
-    indexes the wrong axis and is left out; its verifier sees the true labels of the pseudo-labelled examples from the
-    second round on, which it never does here.
+    lambda is `uncertainty`, beta is `weight`; X are the labelled examples. Of the paper ("VERIPS: Verified Pseudo-label
+    Selection for Deep Active Learning") the abstract alone was at hand, which says what the verifier is. Candidates,
+    verification and lambda are those of the code that Schroeder and Heyer (2024) released for their comparison, which
+    trains f and g one after the other on the labels, has one round and beta = 1. Its margin score indexes the wrong
+    axis and is left out; from the second round on its verifier sees the true labels of the pseudo-labelled examples,
+    which it never does here.
 
     Chosen here: f and g are trained side by side, on two weak views of one batch, from two initialisations; teacher and
     verifier take the share `teacher` of the budget, and the student goes on from the teacher's weights; a step takes
@@ -109,4 +109,5 @@ def verified(probabilities: Tensor, of_verifier: Tensor, uncertainty: float) -> 
     `probabilities` (N, K), `of_verifier` (N,) the verifier's classes. Sure is an entropy of at most `uncertainty` ln K.
     """
     entropy = torch.special.entr(probabilities).sum(dim=1) / math.log(probabilities.shape[1])
-    return (1.0 - entropy >= 1.0 - uncertainty) & (probabilities.argmax(dim=1) == of_verifier)
+    kept: Tensor = (1.0 - entropy >= 1.0 - uncertainty) & (probabilities.argmax(dim=1) == of_verifier)
+    return kept
