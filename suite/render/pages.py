@@ -177,14 +177,16 @@ class Pages:
         records = {name: from_json(body) for name, body in read_bodies(self.index, details.wanted(board)).items()}
         curves = details.curves(board, records)
         shared, panels = charts.panels(curves, metric, key) if curves else (Markup(""), [])
-        span = ""
+        entry = self.catalogue.tasks.get(board.field.task)
+        span, labels = "", entry is not None and "active-learning" in entry.options["tags"]
         if curves:
-            what = _ALONG.get(self.catalogue.protocol(board.field.task), "spent")
+            what = "labels" if labels else _ALONG.get(self.catalogue.protocol(board.field.task), "spent")
             span = f"from {compact(min(c.x[0] for c in curves))} to {compact(max(c.x[-1] for c in curves))} {what}"
         return {
             "shared": shared,
             "panels": panels,
             "span": span,
+            "over_labels": labels,
             "heat": details.heat(board, records, metric),
             "others": details.other_metrics(board, records),
         }
