@@ -1,0 +1,365 @@
+"""Text encoders that are fine-tuned: their tokens, their weights, and classifiers on top of them.
+
+An encoder is the name of a data set in `tasks/datasets.toml` with the files of a `transformers` model: `config.json`,
+`tokenizer.json` and `model.safetensors`, in the data root as everything else, of a pinned revision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...suite.errors import DataMissing
+from .minilm import load_encoder
+
+if TYPE_CHECKING:
+    from ...suite.bundle import Array
+    from ...suite.data import Data
+
+BETWEEN = "\x1f"
+"""Stands between the two texts of a pair."""
+_CHUNK = 20_000
+_LONGER = 1.25
+_HOST_TOKENS, _DEVICE_TOKENS = 96, 8192
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The numbers of an encoder's special tokens, and how many tokens there are."""
+
+    pad: int
+    begin: int
+    end: int
+    mask: int
+    size: int
+
+    @property
+    def special(self) -> tuple[int, ...]:
+        return self.pad, self.begin, self.end, self.mask
+
+
+class Tokens:
+    """The tokenizer of the encoder `name`. Raises `DataMissing` where its file lacks what is needed."""
+
+    def __init__(self, data: Data, name: str) -> None:
+        from tokenizers import Tokenizer
+
+        self.name = name
+        path = data.file(name, "tokenizer.json")
+        self._tokenizer = Tokenizer.from_file(str(path))
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        marks = self._tokenizer.encode("").ids
+        if len(marks) != 2:
+            raise DataMissing(f"{path}: the tokens of an empty text are {marks}, expected a first and a last mark.")
+        pad, mask = (self._number(path, names) for names in (("[PAD]", "<pad>"), ("[MASK]", "<mask>")))
+        self.vocabulary = Vocabulary(pad, marks[0], marks[1], mask, self._tokenizer.get_vocab_size())
+
+    def _number(self, path: Path, names: Sequence[str]) -> int:
+        found = [number for name in names if (number := self._tokenizer.token_to_id(name)) is not None]
+        if not found:
+            raise DataMissing(f"{path} has no token {' or '.join(names)}.")
+        return int(found[0])
+
+    def plain(self, texts: Sequence[str]) -> list[list[int]]:
+        """The token ids of texts, without marks."""
+        encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        return [item.ids for item in encoded]
+
+    def word(self, text: str) -> int:
+        """The number of a word that is one token, within a sentence. Raises `ValueError` where it is more."""
+        (ids,) = self.plain([" " + text])
+        if len(ids) != 1:
+            raise ValueError(f"'{text}' is {len(ids)} tokens; a label word must be one.")
+        return ids[0]
+
+
+def texts_to_tokens(
+    tokens: Tokens, texts: Sequence[str], length: int, template: str, tell: Callable[[str], None]
+) -> dict[str, Array]:
+    """`tokens` (T,), the token ids of all texts end to end, and `offsets` int64 (N + 1,), where each begins.
+
+    Each is [begin] text [end], or [begin] text [end] second text [end] for a pair (`BETWEEN`), of at most `length`
+    tokens; of a pair the longer text is cut first. A `template` such as "{0} It was {mask}." says what else stands
+    there: {0} and {1} are the texts, {mask} the hidden token. It is never cut; what stands in {0} and {1} is.
+    """
+    vocabulary = tokens.vocabulary
+    kind = np.uint16 if vocabulary.size <= 1 << 16 else np.int32
+    frame = _frame(tokens, template)
+    parts: list[Array] = []
+    lengths: list[int] = []
+    for start in range(0, len(texts), _CHUNK):
+        tell(f"tokenising: {start:,} of {len(texts):,} texts")
+        rows = [text.split(BETWEEN) for text in texts[start : start + _CHUNK]]
+        flat = iter(tokens.plain([part for row in rows for part in row]))
+        for row in rows:
+            ids = assemble([next(flat) for _ in row], frame, vocabulary, length)
+            parts.append(np.array(ids, kind))
+            lengths.append(len(ids))
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return {"tokens": np.concatenate(parts) if parts else np.empty(0, kind), "offsets": offsets}
+
+
+Frame = Sequence[int | list[int]]
+"""A number is a text, a list is token ids that stand as they are."""
+
+
+def _frame(tokens: Tokens, template: str) -> Frame | None:
+    if not template:
+        return None
+    frame: list[int | list[int]] = []
+    mask = "{mask}"
+    for piece in _pieces(template, ("{0}", "{1}", mask)):
+        if piece == mask:
+            frame.append([tokens.vocabulary.mask])
+        elif piece in ("{0}", "{1}"):
+            frame.append(int(piece[1]))
+        else:
+            frame.append(tokens.plain([piece])[0])
+    return frame
+
+
+def _pieces(template: str, marks: Sequence[str]) -> Iterator[str]:
+    while template:
+        first = min((mark for mark in marks if mark in template), key=template.index, default=None)
+        if first is None:
+            yield template
+            return
+        before, _, template = template.partition(first)
+        if before:
+            yield before
+        yield first
+
+
+def assemble(texts: list[list[int]], frame: Frame | None, vocabulary: Vocabulary, length: int) -> list[int]:
+    """The token ids of one example, at most `length`: see `texts_to_tokens`."""
+    if frame is None:
+        frame = [0] if len(texts) == 1 else [0, [vocabulary.end], 1]
+    room = length - 2 - sum(len(piece) for piece in frame if isinstance(piece, list))
+    while sum(map(len, texts)) > room:
+        longest = max(texts, key=len)
+        del longest[-(max(1, min(sum(map(len, texts)) - room, len(longest) - min(map(len, texts))))) :]
+    inside = [token for piece in frame for token in (piece if isinstance(piece, list) else texts[piece])]
+    return [vocabulary.begin, *inside, vocabulary.end]
+
+
+def padded(tokens: Array, offsets: Array, indices: Array, length: int, pad: int) -> Tensor:
+    """Token ids int64 (B, length) of the texts `indices`, padded at their end."""
+    begin, end = offsets[indices][:, None], offsets[indices + 1][:, None]
+    where = begin + np.arange(length)
+    inside = where < end
+    return torch.from_numpy(np.where(inside, tokens[np.where(inside, where, 0)], pad).astype(np.int64))
+
+
+def drop_words(ids: Tensor, generator: torch.Generator, share: float, vocabulary: Vocabulary) -> Tensor:
+    """Leave out a random `share` of the tokens of (B, T): they become padding. Special tokens stay."""
+    left_out = torch.rand(ids.shape, generator=generator, device=ids.device) < share
+    for token in vocabulary.special:
+        left_out &= ids != token
+    return ids.masked_fill(left_out, vocabulary.pad)
+
+
+class _Group(NamedTuple):
+    """Texts of similar length: their rows (b,), token ids (b, t), where these stood, which are no padding (b, t)."""
+
+    rows: Tensor
+    ids: Tensor
+    places: Tensor
+    shown: Tensor
+
+
+class TextEncoder(nn.Module):
+    """Token ids (B, T), padding anywhere -> a vector (B, D) of each text, or the states of chosen tokens.
+
+    What is padding is not computed. The tokens of a text move together, keeping the positions they had where the
+    encoder lets positions be given (BERT); texts are taken in the order of their lengths, in groups of similar ones,
+    each cut to its longest. Which texts are in a batch is not changed, and each text's result but for rounding neither
+    (tested). The lengths are brought to the host, on a GPU once a pass.
+
+    `pooling` is "mean" (of all tokens' states, scaled to the length `scale`), "first" (the first token's) or "mask"
+    (that of the token [MASK]).
+    """
+
+    def __init__(self, net: nn.Module, vocabulary: Vocabulary, pooling: str, scale: float = 20.0) -> None:
+        super().__init__()
+        self.net = net
+        self.vocabulary = vocabulary
+        self.pooling = pooling
+        self.scale = scale
+        config: Any = net.config
+        self.width = int(config.hidden_size if hasattr(config, "hidden_size") else config.dim)
+        self.gives_positions = config.model_type == "bert"
+        self.two_kinds = getattr(config, "type_vocab_size", 1) > 1
+
+    def word_embeddings(self) -> nn.Parameter:
+        """The vectors (V, D) of the words."""
+        return self.net.get_input_embeddings().weight  # type: ignore[operator,no-any-return]
+
+    def forward(self, ids: Tensor, chosen: Tensor | None = None) -> Tensor:
+        """Vectors (B, D) of ids (B, T); or, where tokens are `chosen` (B, T), their states (n, D), in rows' order."""
+        groups = self._groups(ids)
+        rows = torch.cat([group.rows for group in groups])
+        if chosen is None:
+            return torch.cat([self._pool(self._states(group), group) for group in groups])[torch.argsort(rows)]
+        states, places = [], []
+        for group in groups:
+            wanted = chosen[group.rows[:, None], group.places] & group.shown
+            states.append(self._states(group)[wanted])
+            places.append((group.rows[:, None] * ids.shape[1] + group.places)[wanted])
+        return torch.cat(states)[torch.argsort(torch.cat(places))]
+
+    def _states(self, group: _Group) -> Tensor:
+        given: dict[str, Tensor] = {"input_ids": group.ids, "attention_mask": group.shown.long()}
+        if self.gives_positions:
+            given["position_ids"] = group.places
+        if self.two_kinds:
+            ends = (group.ids == self.vocabulary.end).long()
+            given["token_type_ids"] = (ends.cumsum(1) - ends).clamp_(max=1)
+        states: Tensor = self.net(**given).last_hidden_state
+        return states
+
+    def _groups(self, ids: Tensor) -> list[_Group]:
+        empty = ids == self.vocabulary.pad
+        places = torch.argsort(empty.byte(), dim=1, stable=True)
+        lengths = ids.shape[1] - empty.sum(dim=1)
+        order = torch.argsort(lengths, descending=True, stable=True)
+        enough = _HOST_TOKENS if ids.device.type == "cpu" else _DEVICE_TOKENS
+        result, start = [], 0
+        for n, longest in similar(lengths[order].tolist(), enough):
+            rows = order[start : start + n]
+            start += n
+            kept = ids[rows].gather(1, places[rows, :longest])
+            result.append(_Group(rows, kept, places[rows, :longest], kept != self.vocabulary.pad))
+        return result
+
+    def _pool(self, states: Tensor, group: _Group) -> Tensor:
+        if self.pooling == "first":
+            return states[:, 0]
+        if self.pooling == "mask":
+            hidden = (group.ids == self.vocabulary.mask).to(states.dtype)[:, :, None]
+            return (states * hidden).sum(dim=1)
+        weights = group.shown[:, :, None].to(states.dtype)
+        return self.scale * F.normalize((states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1), dim=1)
+
+
+def similar(lengths: Sequence[int], enough: int) -> Iterator[tuple[int, int]]:
+    """Cut falling `lengths` into groups, each as (how many, the longest).
+
+    A new group begins where a text is shorter by a quarter than the first of its group, and the group holds `enough`
+    tokens: short passes cost more than the padding that they save.
+    """
+    begin = 0
+    for at in range(1, len(lengths) + 1):
+        longest = max(1, lengths[begin])
+        if at == len(lengths) or (lengths[at] * _LONGER < longest and (at - begin) * longest >= enough):
+            yield at - begin, longest
+            begin = at
+
+
+class TextClassifier(nn.Module):
+    """An encoder and a linear head that begins at zero, trained together: ids (B, T) -> logits (B, K)."""
+
+    def __init__(self, encoder: TextEncoder, n_classes: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = nn.Linear(encoder.width, n_classes)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.encoder(ids))
+        return logits
+
+
+class PromptClassifier(nn.Module):
+    """A masked language model that fills in the label word of a text: ids (B, T) with one [MASK] -> logits (B, K).
+
+    The logits of the K label words are those of its own output layer, the rows of other words left out
+    (Schick and Schuetze, 2021, arXiv:2001.07676; LiST, arXiv:2110.06274). `words` (K,) are the words' numbers.
+    """
+
+    def __init__(self, encoder: TextEncoder, transform: nn.Module, decoder: nn.Linear, words: Sequence[int]) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.transform = transform
+        self.head = nn.Linear(encoder.width, len(words))
+        with torch.no_grad():
+            self.head.weight.copy_(decoder.weight[list(words)])
+            self.head.bias.copy_(decoder.bias[list(words)])
+
+    def forward(self, ids: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.transform(self.encoder(ids)))
+        return logits
+
+
+class TokenHead(nn.Module):
+    """Logits over the vocabulary from states (N, D): a layer, and the word embeddings `words` (V, D) as its decoder.
+
+    As BERT's output layer (Devlin et al. 2019), whose weights the encoder of the package index was published without:
+    the layer begins as the identity but for its norm, the biases at zero.
+    """
+
+    def __init__(self, width: int, size: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(width, width)
+        nn.init.eye_(self.dense.weight)
+        nn.init.zeros_(self.dense.bias)
+        self.norm = nn.LayerNorm(width)
+        self.bias = nn.Parameter(torch.zeros(size))
+
+    def forward(self, states: Tensor, words: Tensor) -> Tensor:
+        return F.linear(self.norm(F.gelu(self.dense(states))), words, self.bias)
+
+
+def text_model(
+    data: Data, tokens: Tokens, n_classes: int, pooling: str, words: Sequence[str], trained_embeddings: bool
+) -> nn.Module:
+    """The encoder that `tokens` belong to, with a classifier: the label `words` of its output layer, or else a head.
+
+    Without `trained_embeddings` the word embeddings stay as they are, half of a small encoder's weights. Raises
+    `DataMissing` where files are missing, `ValueError` for label words of several tokens.
+    """
+    model: nn.Module
+    if words:
+        base, transform, decoder = output_layer(pretrained(data, tokens.name, masked=True))
+        numbers = [tokens.word(word) for word in words]
+        model = PromptClassifier(TextEncoder(base, tokens.vocabulary, "mask"), transform, decoder, numbers)
+    else:
+        net = load_encoder(data) if tokens.name == "minilm" else pretrained(data, tokens.name)
+        model = TextClassifier(TextEncoder(net, tokens.vocabulary, pooling), n_classes)
+    model.encoder.word_embeddings().requires_grad_(trained_embeddings)  # type: ignore[union-attr,operator]
+    return model
+
+
+def pretrained(data: Data, name: str, masked: bool = False) -> nn.Module:
+    """The model of the files of `name` without a network; with its output layer over the vocabulary if `masked`."""
+    from transformers import AutoModel, AutoModelForMaskedLM
+
+    folder = data.file(name, "config.json").parent
+    data.file(name, "model.safetensors")
+    kind = AutoModelForMaskedLM if masked else AutoModel
+    net = kind.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+    if getattr(net, "pooler", None) is not None:
+        net.pooler = None
+    return net.eval()  # type: ignore[no-any-return]
+
+
+def output_layer(net: nn.Module) -> tuple[nn.Module, nn.Module, nn.Linear]:
+    """Of a masked language model: its encoder, what stands between the states and the decoder, and the decoder."""
+    if hasattr(net, "cls"):
+        head = net.cls.predictions
+        return net.bert, head.transform, head.decoder  # type: ignore[union-attr,return-value]
+    if hasattr(net, "lm_head"):
+        head = net.lm_head
+        return net.roberta, nn.Sequential(head.dense, nn.GELU(), head.layer_norm), head.decoder  # type: ignore
+    if hasattr(net, "vocab_transform"):
+        between = nn.Sequential(net.vocab_transform, nn.GELU(), net.vocab_layer_norm)  # type: ignore[arg-type]
+        return net.distilbert, between, net.vocab_projector  # type: ignore[return-value]
+    raise DataMissing(f"{type(net).__name__} has no output layer that is known here (BERT, RoBERTa, DistilBERT).")

@@ -1,0 +1,210 @@
+"""The track `fine-tuning`: an encoder and its classifier, trained together on tokens that are prepared once.
+
+Never ranked together with the track `frozen-encoder` of the same texts: another track is another task.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ...suite.bundle import Array, Bundle
+from ...suite.data import Data
+from ...suite.places import data_folder
+from ...suite.protocols.adaptation import Recipe
+from ...suite.protocols.optimisation import half_cosine
+from ...suite.registry import register_task
+from ...suite.seeds import rng
+from .ag_news import AgNewsFew
+from .encoders import Tokens, Vocabulary, drop_words, padded, text_model, texts_to_tokens
+from .few_labels import ORDER_SEED, FewLabels, Labelled, without_repeats
+from .newsgroups import TRAIN_PER_CLASS, choose, read_texts
+from .trec import TrecFew
+
+VIEWS: Mapping[str, tuple[float, float]] = {"words": (0.1, 0.5), "dropout": (0.0, 0.0)}
+"""Shares of the words that are left out of the weak and of the strong view."""
+
+
+class FineTuned(FewLabels):
+    """Texts with a few labels a class, for an encoder that is trained.
+
+    Public arrays: `tokens` (T,), the token ids of all texts end to end, the training texts first, in an order drawn
+    once, then the test texts; `offsets` int64 (N + 1,). Of training texts those go that stand in the test part too, and
+    those that repeat another one or contradict it; how many is in the facts of the bundle.
+
+    `views` says how texts are changed: "words" leaves out a tenth of them in the weak view and half in the strong one;
+    "dropout" changes none, so that views differ by the encoder's own dropout alone, as in SimCSE (Gao et al. 2021,
+    arXiv:2104.08821). The classifier begins at zero; the encoder's vectors have the length 20, which is to say that the
+    head learns twenty times as fast as it would on vectors of length 1.
+    """
+
+    encoder: ClassVar[str] = "minilm"
+    pooling: ClassVar[str] = "mean"
+    trained_embeddings: ClassVar[bool] = False
+    """Whether the word embeddings are trained too; they are half of the weights of MiniLM."""
+    views: ClassVar[str] = "words"
+    template: ClassVar[str] = ""
+    """What stands around a text in the prompt, such as "{0} It was {mask}."; without label words none."""
+    words: ClassVar[tuple[str, ...]] = ()
+    """The label words of the classes; none where a linear head classifies."""
+    recipe: ClassVar[Recipe] = Recipe(
+        optimizer="adamw",
+        lr=2e-4,
+        weight_decay=1e-2,
+        batch_size=16,
+        ema=0.0,
+        points=5,
+        schedule=half_cosine(0.1),
+        max_norm=1.0,
+    )
+    cached_passes: ClassVar[float] = 0.0
+    lazy: ClassVar[bool] = True
+    evaluation_batch: ClassVar[int] = 256
+
+    @functools.cached_property
+    def tokenizer(self) -> Tokens:
+        return Tokens(Data(data_folder()), self.encoder)
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return self.tokenizer.vocabulary
+
+    def build(self, data: Data) -> Bundle:
+        train, test = self.read(data)
+        kept, removed = without_repeats(train, test)
+        draw = rng(ORDER_SEED, self.name, "order")
+        chosen = [part[index] for part in (kept, test) for index in draw.permutation(len(part))]
+        tokens = Tokens(data, self.encoder)
+        public = texts_to_tokens(tokens, [text for _, text in chosen], self.length, self.template, self.tell)
+        lengths = np.diff(public["offsets"])
+        number = {label: at for at, label in enumerate(self.classes)}
+        return Bundle(
+            public=public,
+            private={"labels": np.array([number[label] for label, _ in chosen], dtype=np.int64)},
+            facts={
+                "classes": list(self.classes),
+                "train_texts": len(kept),
+                "test_texts": len(test),
+                **removed,
+                "tokens_per_text": round(float(lengths.mean()), 1),
+                "cut_texts": int((lengths >= self.length).sum()),
+            },
+        )
+
+    def model(self) -> nn.Module:
+        return text_model(
+            Data(data_folder()), self.tokenizer, self.n_classes, self.pooling, self.words, self.trained_embeddings
+        )
+
+    def inputs(self, public: Mapping[str, Array], indices: Array) -> Tensor:
+        return padded(public["tokens"], public["offsets"], indices, self.length, self.vocabulary.pad)
+
+    def weak(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
+        return self._view(inputs, generator, VIEWS[self.views][0])
+
+    def strong(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
+        return self._view(inputs, generator, VIEWS[self.views][1])
+
+    def _view(self, inputs: Tensor, generator: torch.Generator, share: float) -> Tensor:
+        return drop_words(inputs, generator, share, self.vocabulary) if share else inputs
+
+
+@register_task(
+    "trec-30-finetune",
+    protocol="adaptation",
+    version="1",
+    metric="accuracy",
+    title="TREC questions, thirty labels a class, MiniLM fine-tuned",
+    budget={"currency": "passes", "limit": 24000, "wall_seconds": 3600.0, "memory_mb": 8192},
+    data=("trec", "minilm"),
+    grants=("norm-layers", "strong-augmentation"),
+    tags=("fine-tuning", "gpu"),
+    variants={
+        "trec-30-finetune-dropout": {
+            "title": "TREC questions, thirty labels a class, MiniLM fine-tuned, views by dropout alone",
+            "set": {"views": "dropout"},
+        },
+    },
+)
+class Trec30Finetune(FineTuned, TrecFew):
+    """MiniLM (22.6 million parameters) and a linear head on whole questions of TREC; all 500 test questions.
+
+    180 labelled and 30 validation questions; the other training questions that are no test question are unlabelled.
+    """
+
+    labeled_per_class: ClassVar[int] = 30
+
+
+@register_task(
+    "ag-news-5-finetune",
+    protocol="adaptation",
+    version="1",
+    metric="accuracy",
+    title="AG News (the 7,600 test items), five labels a class, MiniLM fine-tuned",
+    budget={"currency": "passes", "limit": 60000, "wall_seconds": 7200.0, "memory_mb": 8192},
+    data=("ag-news", "minilm"),
+    grants=("norm-layers", "strong-augmentation"),
+    tags=("fine-tuning", "gpu"),
+    variants={
+        "ag-news-30-finetune": {
+            "title": "AG News (the 7,600 test items), thirty labels a class, MiniLM fine-tuned",
+            "set": {"labeled_per_class": 30},
+        },
+    },
+)
+class AgNews5Finetune(FineTuned, AgNewsFew):
+    """MiniLM and a linear head on the first 96 tokens of the news of `ag-news-few`, with its test items and split."""
+
+
+@register_task(
+    "newsgroups-finetune",
+    protocol="adaptation",
+    version="1",
+    metric="accuracy",
+    title="20 Newsgroups, thirty labels a class, MiniLM fine-tuned",
+    budget={"currency": "passes", "limit": 60000, "wall_seconds": 7200.0, "memory_mb": 8192},
+    data=("newsgroups", "minilm"),
+    grants=("norm-layers", "strong-augmentation"),
+    tags=("fine-tuning", "gpu"),
+)
+class NewsgroupsFinetune(FineTuned):
+    """MiniLM and a linear head on the first 128 tokens of the texts of `newsgroups-few`."""
+
+    name: ClassVar[str] = "newsgroups-few"
+    classes: ClassVar[tuple[str, ...]] = (
+        "alt.atheism",
+        "comp.graphics",
+        "comp.os.ms-windows.misc",
+        "comp.sys.ibm.pc.hardware",
+        "comp.sys.mac.hardware",
+        "comp.windows.x",
+        "misc.forsale",
+        "rec.autos",
+        "rec.motorcycles",
+        "rec.sport.baseball",
+        "rec.sport.hockey",
+        "sci.crypt",
+        "sci.electronics",
+        "sci.med",
+        "sci.space",
+        "soc.religion.christian",
+        "talk.politics.guns",
+        "talk.politics.mideast",
+        "talk.politics.misc",
+        "talk.religion.misc",
+    )
+    n_classes: ClassVar[int] = 20
+    length: ClassVar[int] = 128
+    labeled_per_class: ClassVar[int] = 30
+
+    def read(self, data: Data) -> tuple[list[Labelled], list[Labelled]]:
+        train = read_texts(data.file("newsgroups", "train.tab"))
+        test = read_texts(data.file("newsgroups", "test.tab"))
+        chosen = choose(train, test, list(self.classes))
+        n = TRAIN_PER_CLASS * len(self.classes)
+        return chosen[:n], chosen[n:]
