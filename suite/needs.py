@@ -14,11 +14,17 @@ NEEDS: Mapping[str, str] = {
     "domain-boundaries": "being told when the domain changes",
     "strong-augmentation": "a strong view of every input, beside the weak one",
     "domains": "the domain of every labelled and unlabelled example",
+    "oracle-labels": "the true classes of unlabelled examples (an upper bound)",
     "masked-tokens": "token ids as inputs, and a head on the model that predicts hidden ones",
     "verifier": "verdicts on answers to prompts of the pool",
     "answers": "the true answers to prompts of the pool, as hints",
     "solutions": "worked responses to prompts of the pool (an upper bound)",
 }
+
+ORACLE = "oracle-labels"
+"""For methods of the families of upper bounds alone."""
+
+UPPER_BOUND_FAMILIES = ("oracle", "upper-bound")
 
 OUTPUTS: Mapping[str, str] = {
     "classes": "one of K classes an example: logits (B, K)",

@@ -26,7 +26,7 @@ from typing import Any, Literal, TypeVar
 
 from .errors import SelfbenchError, UsageError, did_you_mean
 from .hyper import check_value
-from .needs import OUTPUTS
+from .needs import ORACLE, OUTPUTS, UPPER_BOUND_FAMILIES
 from .registry_cache import Form, read_cached
 
 Kind = Literal["method", "task"]
@@ -371,6 +371,10 @@ def _arguments(kind: Kind, given: list[Any], named: dict[str, Any], where: str) 
     for word in ("needs", "frozen", "data", "grants", "tags"):
         if not isinstance(options.get(word, ()), tuple):
             raise RegistryError(f"{where}: {word} must be a tuple such as ('one',), got {options[word]!r}.")
+    if ORACLE in options.get("needs", ()) and options["family"] not in UPPER_BOUND_FAMILIES:
+        raise RegistryError(
+            f"{where}: a method that needs {ORACLE} is of the family upper-bound, got {options['family']!r}."
+        )
     outputs = options["outputs"]
     if not isinstance(outputs, tuple if kind == "method" else str) or not set(_several(outputs)) <= OUTPUTS.keys():
         raise RegistryError(f"{where}: outputs must be of {', '.join(OUTPUTS)}, got {outputs!r}.")

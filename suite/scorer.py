@@ -17,6 +17,7 @@ from .bundle import Array, BundleFolder
 from .errors import MethodError
 from .files import write_atomic
 from .metrics import METRICS
+from .needs import ORACLE
 from .outcome import Outcome
 from .policy_scorer import PolicyScorer
 from .protocols.active import ActiveTask, Shown, learning_curve_area
@@ -127,8 +128,8 @@ class AdaptationScorer:
         self._task, self._spec = task, spec
         self._file = work / "scorer.json"
         self._split = task.split(bundle, spec.seed)
-        private = bundle.private()
-        self._labels = {name: task.labels(private, getattr(self._split, name)) for name in EVALUATED}
+        self._private = bundle.private()
+        self._labels = {name: task.labels(self._private, getattr(self._split, name)) for name in EVALUATED}
         needed = RULES[spec.selection].labels
         if needed and not len(self._labels[needed]):
             self._refuse(f"selection '{spec.selection}' needs examples for {needed.replace('_', ' ')}")
@@ -140,7 +141,10 @@ class AdaptationScorer:
         self._began = False
 
     def plan(self) -> dict[str, Array]:
-        return {part.name: getattr(self._split, part.name) for part in fields(Split)}
+        plan = {part.name: getattr(self._split, part.name) for part in fields(Split)}
+        if _may_see_all(self._spec):
+            plan["oracle"] = self._task.oracle(self._private, self._split.unlabeled)
+        return plan
 
     def handle(self, message: Message, wire: Wire) -> None:
         if message.kind == "point":
@@ -230,7 +234,7 @@ class ActiveScorer(AdaptationScorer):
 
     def __init__(self, task: ActiveTask, bundle: BundleFolder, spec: RunSpec, work: Path, permute: int | None) -> None:
         super().__init__(task, bundle, spec, work, permute)
-        self._active, self._private = task, bundle.private()
+        self._active = task
         if spec.selection != "last":
             self._refuse(f"its last round counts, so that selection '{spec.selection}' has nothing to choose")
         queries, pool = task.rounds * task.query_size, len(self._split.unlabeled)
@@ -298,6 +302,15 @@ class ActiveScorer(AdaptationScorer):
         accuracy = np.array([point["metrics"]["accuracy"] for point in self._points])
         metrics = outcome.metrics | {"learning_curve_area": learning_curve_area(labels, accuracy)}
         return replace(outcome, metrics=metrics, given_labels=self._labels_at(rounds))
+
+
+def _may_see_all(spec: RunSpec) -> bool:
+    """Whether the method is an upper bound that asks for the hidden classes of the pool, and the task grants them."""
+    from . import registry
+
+    method = registry.entries("method").get(spec.method.name)
+    task = registry.entries("task").get(spec.task.name)
+    return bool(method and task and ORACLE in method.options["needs"] and ORACLE in task.options["grants"])
 
 
 def _metric_of(spec: RunSpec) -> str:

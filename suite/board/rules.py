@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ..needs import UPPER_BOUND_FAMILIES as UPPER_BOUND_FAMILIES
+
 CONFIDENCE = 0.95
 """Of every interval, and of all ranks of one table together."""
 
@@ -26,4 +28,3 @@ RESAMPLES = 10_000
 BOOTSTRAP_SEED = 2015
 
 CONTROL_FAMILIES = ("baseline", "baselines", "control", "controls")
-UPPER_BOUND_FAMILIES = ("oracle", "upper-bound")

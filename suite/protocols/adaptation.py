@@ -118,6 +118,13 @@ class AdaptationTask:
         """
         return private["labels"][indices]
 
+    def oracle(self, private: Mapping[str, Array], indices: Array) -> Array:
+        """The true classes (N,) of unlabelled examples, -1 where none is known, for a task that grants `oracle-labels`.
+
+        Called by the scorer alone, for a method that is an upper bound.
+        """
+        return np.asarray(private["labels"][indices])
+
     def weak(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
         """The weak augmentation of a batch, on its device; all randomness from `generator`."""
         return inputs

@@ -33,6 +33,7 @@ class View:
     `labeled` (L, ...) with `labels` (L,), `unlabeled` (U, ...): preprocessed tensors on the run's device, or pools that
     make them when indexed, where the task's examples do not fit into memory (`LazyPool`: index, slice, `len`, `split`);
     `labeled_domains` (L,) and `unlabeled_domains` (U,) are empty unless the method has declared the need `domains`.
+    `unlabeled_labels` (U,) are empty unless it is an upper bound that has declared `oracle-labels`.
     `generator` is the method's own random stream; `progress` the used share of the budget.
     """
 
@@ -61,6 +62,7 @@ class View:
             torch.from_numpy(np.array(plan[name][: None if "domains" in needs else 0])).to(self.device)
             for name in ("labeled_domains", "unlabeled_domains")
         )
+        self.unlabeled_labels = torch.from_numpy(np.array(plan.get("oracle", np.empty(0, np.int64)))).to(self.device)
         host = torch.device("cpu")
         self._evaluated = {name: _examples(task, public, plan[name], host) for name in EVALUATED}
         self.generator = torch.Generator(self.device).manual_seed(derive(self.seed, "method", "generator"))
@@ -293,7 +295,7 @@ def run_adaptation(
 ) -> None:
     """Let `method` use its budget, then send its last predictor's predictions. `needs` is what it has declared."""
     view = View(method, task, public, plan, meter, context, needs)
-    meter.counts.labels += len(view.labels)
+    meter.counts.labels += len(view.labels) + len(view.unlabeled_labels)
     with predictor_expected(method, meter):
         charge_cached(task, plan, meter)
         start(method, view)

@@ -38,7 +38,7 @@ CLASSES = tuple(str(digit) for digit in range(10))
     title="MNIST to digits",
     budget={"currency": "passes", "limit": 600000, "wall_seconds": 900.0},
     data=("mnist", "digits"),
-    grants=("norm-layers", "batch-norm", "strong-augmentation", "domains"),
+    grants=("norm-layers", "batch-norm", "strong-augmentation", "domains", "oracle-labels"),
 )
 class MnistToDigits(AdaptationTask):
     """10,000 labelled images of MNIST, 1,157 unlabelled and 600 test images of scikit-learn's digits, 16x16 pixels.

@@ -44,11 +44,13 @@ def digits_semi(tmp_path_factory: pytest.TempPathFactory, nothing_fetched: Data)
 def play(tmp_path: Path) -> Callable[..., Outcome]:
     """play(method, task, bundle, ...): the real loop here, the real scorer at the other end of a real line."""
 
-    def call(method: Any, task: AdaptationTask, bundle: BundleFolder, limit: float, seed: int = 0) -> Outcome:
+    def call(
+        method: Any, task: AdaptationTask, bundle: BundleFolder, limit: float, seed: int = 0, name: str = "tested"
+    ) -> Outcome:
         options = type(task).__selfbench__  # type: ignore[attr-defined]
         spec = RunSpec(
             task=TaskRef(name=options["name"], version=options["version"]),
-            method=MethodRef(name="tested", version="1"),
+            method=MethodRef(name=name, version="1"),
             seed=seed,
             budget=Budget(limit=limit),
             selection=options["selection"],
@@ -72,7 +74,7 @@ def play(tmp_path: Path) -> Callable[..., Outcome]:
         needs = type(method).__selfbench__["needs"]
         try:
             with torch.random.fork_rng(devices=[]):
-                meter = Meter(spec.budget, "tested")
+                meter = Meter(spec.budget, name)
                 run_adaptation(method, task, bundle.public(), scorer.plan(), meter, context, needs)
         finally:
             theirs.close()
