@@ -34,7 +34,7 @@ def in_session(method: List, done: float) -> None:
 
 
 def through_the_step(method: List, labeled: Any, u: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
-    """-d CE(f_eps(x), y) / d eps_j by differentiating through the step, as the docstring has it and example by example."""
+    """-d CE(f_eps(x), y) / d eps_j by differentiating through the step, example by example."""
     model = copy.deepcopy(method.model).eval()
     trained = {name: item for name, item in model.named_parameters() if item.requires_grad}
     slopes = []
