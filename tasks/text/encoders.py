@@ -31,7 +31,7 @@ _HOST_TOKENS, _DEVICE_TOKENS = 96, 8192
 
 
 @dataclass(frozen=True)
-class Vocabulary:
+class Marks:
     """The numbers of an encoder's special tokens, and how many tokens there are."""
 
     pad: int
@@ -56,11 +56,11 @@ class Tokens:
         self._tokenizer = Tokenizer.from_file(str(path))
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        marks = self._tokenizer.encode("").ids
-        if len(marks) != 2:
-            raise DataMissing(f"{path}: the tokens of an empty text are {marks}, expected a first and a last mark.")
+        ends = self._tokenizer.encode("").ids
+        if len(ends) != 2:
+            raise DataMissing(f"{path}: the tokens of an empty text are {ends}, expected a first and a last mark.")
         pad, mask = (self._number(path, names) for names in (("[PAD]", "<pad>"), ("[MASK]", "<mask>")))
-        self.vocabulary = Vocabulary(pad, marks[0], marks[1], mask, self._tokenizer.get_vocab_size())
+        self.marks = Marks(pad, ends[0], ends[1], mask, self._tokenizer.get_vocab_size())
 
     def _number(self, path: Path, names: Sequence[str]) -> int:
         found = [number for name in names if (number := self._tokenizer.token_to_id(name)) is not None]
@@ -90,8 +90,8 @@ def texts_to_tokens(
     tokens; of a pair the longer text is cut first. A `template` such as "{0} It was {mask}." says what else stands
     there: {0} and {1} are the texts, {mask} the hidden token. It is never cut; what stands in {0} and {1} is.
     """
-    vocabulary = tokens.vocabulary
-    kind = np.uint16 if vocabulary.size <= 1 << 16 else np.int32
+    marks = tokens.marks
+    kind = np.uint16 if marks.size <= 1 << 16 else np.int32
     frame = _frame(tokens, template)
     parts: list[Array] = []
     lengths: list[int] = []
@@ -100,7 +100,7 @@ def texts_to_tokens(
         rows = [text.split(BETWEEN) for text in texts[start : start + _CHUNK]]
         flat = iter(tokens.plain([part for row in rows for part in row]))
         for row in rows:
-            ids = assemble([next(flat) for _ in row], frame, vocabulary, length)
+            ids = assemble([next(flat) for _ in row], frame, marks, length)
             parts.append(np.array(ids, kind))
             lengths.append(len(ids))
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
@@ -118,7 +118,7 @@ def _frame(tokens: Tokens, template: str) -> Frame | None:
     mask = "{mask}"
     for piece in _pieces(template, ("{0}", "{1}", mask)):
         if piece == mask:
-            frame.append([tokens.vocabulary.mask])
+            frame.append([tokens.marks.mask])
         elif piece in ("{0}", "{1}"):
             frame.append(int(piece[1]))
         else:
@@ -138,16 +138,16 @@ def _pieces(template: str, marks: Sequence[str]) -> Iterator[str]:
         yield first
 
 
-def assemble(texts: list[list[int]], frame: Frame | None, vocabulary: Vocabulary, length: int) -> list[int]:
+def assemble(texts: list[list[int]], frame: Frame | None, marks: Marks, length: int) -> list[int]:
     """The token ids of one example, at most `length`: see `texts_to_tokens`."""
     if frame is None:
-        frame = [0] if len(texts) == 1 else [0, [vocabulary.end], 1]
+        frame = [0] if len(texts) == 1 else [0, [marks.end], 1]
     room = length - 2 - sum(len(piece) for piece in frame if isinstance(piece, list))
     while sum(map(len, texts)) > room:
         longest = max(texts, key=len)
         del longest[-(max(1, min(sum(map(len, texts)) - room, len(longest) - min(map(len, texts))))) :]
     inside = [token for piece in frame for token in (piece if isinstance(piece, list) else texts[piece])]
-    return [vocabulary.begin, *inside, vocabulary.end]
+    return [marks.begin, *inside, marks.end]
 
 
 def padded(tokens: Array, offsets: Array, indices: Array, length: int, pad: int) -> Tensor:
@@ -158,12 +158,12 @@ def padded(tokens: Array, offsets: Array, indices: Array, length: int, pad: int)
     return torch.from_numpy(np.where(inside, tokens[np.where(inside, where, 0)], pad).astype(np.int64))
 
 
-def drop_words(ids: Tensor, generator: torch.Generator, share: float, vocabulary: Vocabulary) -> Tensor:
+def drop_words(ids: Tensor, generator: torch.Generator, share: float, marks: Marks) -> Tensor:
     """Leave out a random `share` of the tokens of (B, T): they become padding. Special tokens stay."""
     left_out = torch.rand(ids.shape, generator=generator, device=ids.device) < share
-    for token in vocabulary.special:
+    for token in marks.special:
         left_out &= ids != token
-    return ids.masked_fill(left_out, vocabulary.pad)
+    return ids.masked_fill(left_out, marks.pad)
 
 
 class _Group(NamedTuple):
@@ -187,10 +187,10 @@ class TextEncoder(nn.Module):
     (that of the token [MASK]).
     """
 
-    def __init__(self, net: nn.Module, vocabulary: Vocabulary, pooling: str, scale: float = 20.0) -> None:
+    def __init__(self, net: nn.Module, marks: Marks, pooling: str, scale: float = 20.0) -> None:
         super().__init__()
         self.net = net
-        self.vocabulary = vocabulary
+        self.marks = marks
         self.pooling = pooling
         self.scale = scale
         config: Any = net.config
@@ -220,13 +220,13 @@ class TextEncoder(nn.Module):
         if self.gives_positions:
             given["position_ids"] = group.places
         if self.two_kinds:
-            ends = (group.ids == self.vocabulary.end).long()
+            ends = (group.ids == self.marks.end).long()
             given["token_type_ids"] = (ends.cumsum(1) - ends).clamp_(max=1)
         states: Tensor = self.net(**given).last_hidden_state
         return states
 
     def _groups(self, ids: Tensor) -> list[_Group]:
-        empty = ids == self.vocabulary.pad
+        empty = ids == self.marks.pad
         places = torch.argsort(empty.byte(), dim=1, stable=True)
         lengths = ids.shape[1] - empty.sum(dim=1)
         order = torch.argsort(lengths, descending=True, stable=True)
@@ -236,14 +236,14 @@ class TextEncoder(nn.Module):
             rows = order[start : start + n]
             start += n
             kept = ids[rows].gather(1, places[rows, :longest])
-            result.append(_Group(rows, kept, places[rows, :longest], kept != self.vocabulary.pad))
+            result.append(_Group(rows, kept, places[rows, :longest], kept != self.marks.pad))
         return result
 
     def _pool(self, states: Tensor, group: _Group) -> Tensor:
         if self.pooling == "first":
             return states[:, 0]
         if self.pooling == "mask":
-            hidden = (group.ids == self.vocabulary.mask).to(states.dtype)[:, :, None]
+            hidden = (group.ids == self.marks.mask).to(states.dtype)[:, :, None]
             return (states * hidden).sum(dim=1)
         weights = group.shown[:, :, None].to(states.dtype)
         return self.scale * F.normalize((states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1), dim=1)
@@ -299,23 +299,37 @@ class PromptClassifier(nn.Module):
         return logits
 
 
-class TokenHead(nn.Module):
-    """Logits over the vocabulary from states (N, D): a layer, and the word embeddings `words` (V, D) as its decoder.
+class LanguageModel(nn.Module):
+    """Token ids, and M chosen places (B, T) -> logits (M, V), by an output layer on the encoder of a classifier.
 
-    As BERT's output layer (Devlin et al. 2019), whose weights the encoder of the package index was published without:
-    the layer begins as the identity but for its norm, the biases at zero.
+    The decoder is the word embeddings, as in BERT. `transform` and `bias` (V,) are those of the encoder's files; where
+    these have none, as the encoder of the package index, a layer that begins as the identity under a norm, and zeros.
     """
 
-    def __init__(self, width: int, size: int) -> None:
+    def __init__(self, encoder: TextEncoder, transform: nn.Module | None = None, bias: Tensor | None = None) -> None:
         super().__init__()
-        self.dense = nn.Linear(width, width)
-        nn.init.eye_(self.dense.weight)
-        nn.init.zeros_(self.dense.bias)
-        self.norm = nn.LayerNorm(width)
-        self.bias = nn.Parameter(torch.zeros(size))
+        self.encoder = encoder
+        words = encoder.word_embeddings()
+        if transform is None:
+            dense = nn.Linear(encoder.width, encoder.width)
+            nn.init.eye_(dense.weight)
+            nn.init.zeros_(dense.bias)
+            transform = nn.Sequential(dense, nn.GELU(), nn.LayerNorm(encoder.width)).to(words)
+        self.transform = transform
+        self.bias = nn.Parameter(words.new_zeros(len(words)) if bias is None else bias.detach().clone())
 
-    def forward(self, states: Tensor, words: Tensor) -> Tensor:
-        return F.linear(self.norm(F.gelu(self.dense(states))), words, self.bias)
+    def forward(self, ids: Tensor, chosen: Tensor) -> Tensor:
+        return F.linear(self.transform(self.encoder(ids, chosen)), self.encoder.word_embeddings(), self.bias)
+
+
+def language_model(data: Data, tokens: Tokens, classifier: TextClassifier | PromptClassifier) -> LanguageModel:
+    """The language model on the encoder of `classifier`: what trains the one trains the other."""
+    if tokens.name == "minilm":
+        return LanguageModel(classifier.encoder)
+    _, transform, decoder = output_layer(pretrained(data, tokens.name, masked=True))
+    if isinstance(classifier, PromptClassifier):
+        transform = classifier.transform
+    return LanguageModel(classifier.encoder, transform, decoder.bias)
 
 
 def text_model(
@@ -330,10 +344,10 @@ def text_model(
     if words:
         base, transform, decoder = output_layer(pretrained(data, tokens.name, masked=True))
         numbers = [tokens.word(word) for word in words]
-        model = PromptClassifier(TextEncoder(base, tokens.vocabulary, "mask"), transform, decoder, numbers)
+        model = PromptClassifier(TextEncoder(base, tokens.marks, "mask"), transform, decoder, numbers)
     else:
         net = load_encoder(data) if tokens.name == "minilm" else pretrained(data, tokens.name)
-        model = TextClassifier(TextEncoder(net, tokens.vocabulary, pooling), n_classes)
+        model = TextClassifier(TextEncoder(net, tokens.marks, pooling), n_classes)
     model.encoder.word_embeddings().requires_grad_(trained_embeddings)  # type: ignore[union-attr,operator]
     return model
 

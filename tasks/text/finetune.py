@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from ...suite.bundle import Array, Bundle
 from ...suite.data import Data
 from ...suite.places import data_folder
-from ...suite.protocols.adaptation import Recipe
+from ...suite.protocols.adaptation import Recipe, Vocabulary
 from ...suite.protocols.optimisation import half_cosine
 from ...suite.registry import register_task
 from ...suite.seeds import rng
 from .ag_news import AgNewsFew
-from .encoders import Tokens, Vocabulary, drop_words, padded, text_model, texts_to_tokens
+from .encoders import Marks, Tokens, drop_words, language_model, padded, text_model, texts_to_tokens
 from .few_labels import ORDER_SEED, FewLabels, Labelled, without_repeats
 from .newsgroups import TRAIN_PER_CLASS, choose, read_texts
 from .trec import TrecFew
@@ -71,8 +71,14 @@ class FineTuned(FewLabels):
         return Tokens(Data(data_folder()), self.encoder)
 
     @property
+    def marks(self) -> Marks:
+        return self.tokenizer.marks
+
     def vocabulary(self) -> Vocabulary:
-        return self.tokenizer.vocabulary
+        return Vocabulary(self.marks.size, self.marks.mask, self.marks.special)
+
+    def language_model(self, model: Any) -> nn.Module:
+        return language_model(Data(data_folder()), self.tokenizer, model)
 
     def build(self, data: Data) -> Bundle:
         train, test = self.read(data)
@@ -102,7 +108,7 @@ class FineTuned(FewLabels):
         )
 
     def inputs(self, public: Mapping[str, Array], indices: Array) -> Tensor:
-        return padded(public["tokens"], public["offsets"], indices, self.length, self.vocabulary.pad)
+        return padded(public["tokens"], public["offsets"], indices, self.length, self.marks.pad)
 
     def weak(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
         return self._view(inputs, generator, VIEWS[self.views][0])
@@ -111,7 +117,7 @@ class FineTuned(FewLabels):
         return self._view(inputs, generator, VIEWS[self.views][1])
 
     def _view(self, inputs: Tensor, generator: torch.Generator, share: float) -> Tensor:
-        return drop_words(inputs, generator, share, self.vocabulary) if share else inputs
+        return drop_words(inputs, generator, share, self.marks) if share else inputs
 
 
 @register_task(
@@ -122,7 +128,7 @@ class FineTuned(FewLabels):
     title="TREC questions, thirty labels a class, MiniLM fine-tuned",
     budget={"currency": "passes", "limit": 24000, "wall_seconds": 3600.0, "memory_mb": 8192},
     data=("trec", "minilm"),
-    grants=("norm-layers", "strong-augmentation"),
+    grants=("norm-layers", "strong-augmentation", "masked-tokens"),
     tags=("fine-tuning", "gpu"),
     variants={
         "trec-30-finetune-dropout": {
@@ -148,7 +154,7 @@ class Trec30Finetune(FineTuned, TrecFew):
     title="AG News (the 7,600 test items), five labels a class, MiniLM fine-tuned",
     budget={"currency": "passes", "limit": 60000, "wall_seconds": 7200.0, "memory_mb": 8192},
     data=("ag-news", "minilm"),
-    grants=("norm-layers", "strong-augmentation"),
+    grants=("norm-layers", "strong-augmentation", "masked-tokens"),
     tags=("fine-tuning", "gpu"),
     variants={
         "ag-news-30-finetune": {
@@ -169,7 +175,7 @@ class AgNews5Finetune(FineTuned, AgNewsFew):
     title="20 Newsgroups, thirty labels a class, MiniLM fine-tuned",
     budget={"currency": "passes", "limit": 60000, "wall_seconds": 7200.0, "memory_mb": 8192},
     data=("newsgroups", "minilm"),
-    grants=("norm-layers", "strong-augmentation"),
+    grants=("norm-layers", "strong-augmentation", "masked-tokens"),
     tags=("fine-tuning", "gpu"),
 )
 class NewsgroupsFinetune(FineTuned):
