@@ -38,8 +38,8 @@ class CREAM(PolicyMethod):
     temperature: float = hyper(0.8, low=0.2, high=1.5)
     top_p: float = hyper(0.95, low=0.5, high=1.0)
     beta: float = hyper(0.1, low=0.01, high=1.0, log=True)
-    dpo_lr: float = hyper(0.2, low=0.01, high=1.0, log=True)
-    sft_epochs: int = hyper(4, low=1, high=16)
+    dpo_lr: float = hyper(0.005, low=0.001, high=1.0, log=True)
+    sft_epochs: int = hyper(16, low=1, high=64)
     epochs: int = hyper(1, low=1, high=4)
     per_prompt: bool = hyper(False, choices=(True, False))
 

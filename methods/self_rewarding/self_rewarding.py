@@ -34,8 +34,8 @@ class SelfRewarding(PolicyMethod):
     temperature: float = hyper(0.7, low=0.2, high=1.5)
     top_p: float = hyper(0.9, low=0.5, high=1.0)
     beta: float = hyper(0.1, low=0.01, high=1.0, log=True)
-    dpo_lr: float = hyper(0.2, low=0.01, high=1.0, log=True)
-    sft_epochs: int = hyper(4, low=1, high=16)
+    dpo_lr: float = hyper(0.005, low=0.001, high=1.0, log=True)
+    sft_epochs: int = hyper(16, low=1, high=64)
     epochs: int = hyper(1, low=1, high=4)
 
     def round(self, policy: Policy, view: PolicyView, number: int) -> None:

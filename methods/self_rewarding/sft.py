@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 @register_method("sft", family="baseline", protocol="policy", paper="-")
 @dataclass
 class SFT(PolicyMethod):
-    """Fine-tuning on the demonstrations alone, on and on: `epochs` of them a round."""
+    """Fine-tuning on the demonstrations alone, on and on: `epochs` passes over them a round."""
 
-    epochs: int = hyper(4, low=1, high=16)
+    epochs: int = hyper(16, low=1, high=64)
 
     def round(self, policy: Policy, view: PolicyView, number: int) -> None:
         policy.finetune(view.demonstrations, epochs=self.epochs)

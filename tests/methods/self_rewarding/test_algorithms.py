@@ -121,7 +121,7 @@ def test_self_rewarding_first_fine_tunes_then_prefers_best_to_worst(scripted: Sc
     [(pairs, labels, rest)] = policy.called("prefer")
     assert pairs == [("1+1=", "13", "2")]
     assert labels is None
-    assert rest == {"beta": 0.1, "epochs": 1, "lr_scale": 0.2}
+    assert rest == {"beta": 0.1, "epochs": 1, "lr_scale": 0.005}
     assert policy.called("generate") == [(list(view.prompts), 4, 0.7, 0.9)]
 
 
@@ -181,7 +181,7 @@ def test_cream_weighs_pairs_by_the_mean_consistency(scripted: Scripted, view: An
     assert labels == pytest.approx([(0.0 + 0.5) / 2] * 2)
     # By M_{t-1}: r' of 2: -0.5, 3: -1.5, 4: 6.4 (tau 1); 5: -1, 6: 1 (tau -1).
     assert more == pytest.approx([(1.0 + 0.0) / 2] * 2)
-    assert rest == {"beta": 0.1, "epochs": 1, "lr_scale": 0.2}
+    assert rest == {"beta": 0.1, "epochs": 1, "lr_scale": 0.005}
 
 
 def test_cream_can_weigh_each_prompt_by_its_own_consistency(scripted: Scripted, view: Any) -> None:
