@@ -33,6 +33,7 @@ METRICS: Mapping[str, Metric] = {
         Metric("mean_domain_detection_accuracy", "Detection accuracy, mean over domains", "higher"),
         Metric("detection_accuracy", "Detection accuracy", "higher"),
         Metric("class_method_accuracy", "Accuracy on names of classes and methods", "higher"),
+        Metric("average_precision", "Average precision", "higher"),
         Metric("mean_squared_error", "Mean squared error", "lower", percent=False),
         Metric("learning_curve_area", "Area under the learning curve", "higher"),
         Metric("majority_accuracy", "Accuracy of the majority vote", "higher"),

@@ -225,6 +225,32 @@ def py150(root: Path, hidden: int = 0, length: int = 12) -> None:
         (folder / "processed" / f"{part}_input_tok_type.json").write_text(json.dumps(kinds))
 
 
+def ogb_molpcba(root: Path, hidden: int = 0, n: int = 40) -> None:
+    """Chains of four to eight atoms; OGB's folder has no version in its name."""
+    draw, folder = np.random.default_rng(11), root / "ogbg_molpcba"
+    for name in ("raw", "split/scaffold"):
+        (folder / name).mkdir(parents=True)
+    (folder / "RELEASE_v1.txt").write_text("a miniature\n")
+
+    def write(name: str, values: np.ndarray) -> None:
+        pd.DataFrame(values).to_csv(folder / f"{name}.csv.gz", header=False, index=False, compression="gzip")
+
+    atoms = draw.integers(4, 9, n)
+    write("raw/num-node-list", atoms)
+    write("raw/num-edge-list", atoms - 1)
+    write("raw/edge", np.concatenate([np.stack([np.arange(k - 1), np.arange(1, k)], axis=1) for k in atoms]))
+    write("raw/node-feat", np.stack([draw.integers(0, k, atoms.sum()) for k in (50, 4, 9, 9, 8, 5, 5, 2, 2)], axis=1))
+    write("raw/edge-feat", np.stack([draw.integers(0, k, atoms.sum() - n) for k in (4, 5, 2)], axis=1))
+    shown, secret = (source.integers(0, 2, (n, 128)).astype(float) for source in (draw, np.random.default_rng(hidden)))
+    labels = np.where(np.arange(n)[:, None] < n // 2, shown, secret)
+    labels[draw.random((n, 128)) < 0.3] = np.nan
+    write("raw/graph-label", labels)
+    np.save(folder / "raw" / "scaffold_group.npy", draw.integers(0, 12, n))
+    order = np.arange(n)
+    for name, part in zip(("train", "valid", "test"), np.split(order, [n // 2, 3 * n // 4]), strict=True):
+        write(f"split/scaffold/{name}", part)
+
+
 WORDS = ("good", "bad", "fine", "poor", "great", "dull", "a", "the", "story", "plot", ",", "##s")
 
 
@@ -304,6 +330,7 @@ ALL: dict[str, Callable[..., None]] = {
     "poverty": poverty,
     "globalwheat": globalwheat,
     "py150": py150,
+    "ogb-molpcba": ogb_molpcba,
     "civilcomments": civilcomments,
     "amazon": amazon,
 }

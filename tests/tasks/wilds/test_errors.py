@@ -16,7 +16,18 @@ from selfbench.suite.data import Data
 from selfbench.suite.errors import DataMissing, UsageError
 from selfbench.tasks.wilds.task import WildsTask
 
-NAMES = ["camelyon17", "iwildcam", "fmow", "rxrx1", "civilcomments", "amazon", "poverty", "globalwheat", "py150"]
+NAMES = [
+    "camelyon17",
+    "iwildcam",
+    "fmow",
+    "rxrx1",
+    "civilcomments",
+    "amazon",
+    "poverty",
+    "globalwheat",
+    "py150",
+    "ogb-molpcba",
+]
 Miniature = Callable[[str], WildsTask]
 
 
