@@ -35,16 +35,23 @@ def ours(kind: registry.Kind) -> list[Entry]:
 
 
 def pairs() -> Iterator[tuple[Entry, Entry]]:
-    """The pairs of `quick`; of the rest, every method on one task and every task with one method."""
+    """The pairs of `quick`; of the rest, every method on one task, and one task of each bundle with one method.
+
+    Tasks that share a bundle differ in orders, strategies or numbers of labels, which have tests of their own.
+    """
     quick = {(spec.method.name, spec.task.name) for spec in load_suite("quick").specs}
     early = {task for _, task in quick}
     methods, tasks = ours("method"), [task for task in ours("task") if "gpu" not in task.options["tags"]]
     met: set[str] = set()
+    bundles: set[str] = set()
     for task in sorted(tasks, key=lambda task: (task.name not in early, "continual" not in task.name)):
         fitting = [method for method in methods if not misfit(method, task)]
         chosen = [method for method in fitting if (method.name, task.name) in quick or method.name not in met]
-        chosen = chosen or [method for method in fitting if method.name in CONTROLS]
+        bundle = task.options["bundle"] or task.name
+        if not chosen and bundle not in bundles:
+            chosen = [method for method in fitting if method.name in CONTROLS]
         for method in chosen:
+            bundles.add(bundle)
             met.add(method.name)
             yield method, task
 
