@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "ActiveTask": ".suite.protocols.active",
     "AdaptationMethod": ".suite.protocols.adaptation",
     "AdaptationTask": ".suite.protocols.adaptation",
     "Batch": ".suite.protocols.adaptation",
@@ -36,6 +37,7 @@ _PUBLIC = {
     "register_task": ".suite.registry",
 }
 __all__ = [
+    "ActiveTask",
     "AdaptationMethod",
     "AdaptationTask",
     "Batch",
@@ -64,6 +66,7 @@ __all__ = [
 if TYPE_CHECKING:
     from .suite.bundle import Bundle
     from .suite.hyper import hyper
+    from .suite.protocols.active import ActiveTask
     from .suite.protocols.adaptation import AdaptationMethod, AdaptationTask, Batch, LabeledBatch, Recipe, Split
     from .suite.protocols.adaptation_loop import View
     from .suite.protocols.policy import Example, Pair, PolicyMethod, PolicyTask, Problems
