@@ -326,7 +326,7 @@ def language_model(data: Data, tokens: Tokens, classifier: TextClassifier | Prom
     """The language model on the encoder of `classifier`: what trains the one trains the other."""
     if tokens.name == "minilm":
         return LanguageModel(classifier.encoder)
-    _, transform, decoder = output_layer(pretrained(data, tokens.name, masked=True))
+    _, transform, decoder = output_layer(pretrained(data, tokens.name))
     if isinstance(classifier, PromptClassifier):
         transform = classifier.transform
     return LanguageModel(classifier.encoder, transform, decoder.bias)
@@ -342,26 +342,35 @@ def text_model(
     """
     model: nn.Module
     if words:
-        base, transform, decoder = output_layer(pretrained(data, tokens.name, masked=True))
+        base, transform, decoder = output_layer(pretrained(data, tokens.name))
         numbers = [tokens.word(word) for word in words]
         model = PromptClassifier(TextEncoder(base, tokens.marks, "mask"), transform, decoder, numbers)
     else:
-        net = load_encoder(data) if tokens.name == "minilm" else pretrained(data, tokens.name)
+        net = load_encoder(data) if tokens.name == "minilm" else output_layer(pretrained(data, tokens.name))[0]
         model = TextClassifier(TextEncoder(net, tokens.marks, pooling), n_classes)
     model.encoder.word_embeddings().requires_grad_(trained_embeddings)  # type: ignore[union-attr,operator]
     return model
 
 
-def pretrained(data: Data, name: str, masked: bool = False) -> nn.Module:
-    """The model of the files of `name` without a network; with its output layer over the vocabulary if `masked`."""
-    from transformers import AutoModel, AutoModelForMaskedLM
+def pretrained(data: Data, name: str) -> nn.Module:
+    """The masked language model of the files of `name`, without a network. Without weights of its own for it, its
+    output layer is random.
+    """
+    from transformers import AutoModelForMaskedLM
+    from transformers.utils import logging
 
     folder = data.file(name, "config.json").parent
     data.file(name, "model.safetensors")
-    kind = AutoModelForMaskedLM if masked else AutoModel
-    net = kind.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
-    if getattr(net, "pooler", None) is not None:
-        net.pooler = None
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    # What of the files is not used, and how fast they are read, would stand in the log of every run.
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        net = AutoModelForMaskedLM.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
     return net.eval()  # type: ignore[no-any-return]
 
 

@@ -49,7 +49,7 @@ class Row:
         return value
 
     def error(self, what: str) -> DataMissing:
-        return _error(self.path, self.number, what)
+        return row_error(self.path, self.number, what)
 
 
 def read_delimited(
@@ -60,7 +60,7 @@ def read_delimited(
     Blank lines are no rows. Raises `DataMissing` for a line that is too long, in another encoding, or has too few
     columns.
     """
-    for number, line in _lines(path, encoding):
+    for number, line in numbered_lines(path, encoding):
         if number > skip and line.strip():
             yield _row(path, number, line.split(delimiter, len(columns) - 1), columns)
 
@@ -70,15 +70,15 @@ def read_csv(path: Path, columns: Sequence[str], *, encoding: str = "utf-8") -> 
 
     Raises `DataMissing` as `read_delimited` does, and for quotes that do not end and for too many columns.
     """
-    for number, line in _lines(path, encoding):
+    for number, line in numbered_lines(path, encoding):
         if not line.strip():
             continue
         try:
             cells = next(csv.reader([line], strict=True))
         except csv.Error as error:
-            raise _error(path, number, f"it cannot be read as comma-separated cells ({error})") from None
+            raise row_error(path, number, f"it cannot be read as comma-separated cells ({error})") from None
         if len(cells) > len(columns):
-            raise _error(path, number, f"it has {len(cells)} columns, expected {len(columns)}")
+            raise row_error(path, number, f"it has {len(cells)} columns, expected {len(columns)}")
         yield _row(path, number, cells, columns)
 
 
@@ -93,24 +93,24 @@ def unique(rows: Iterable[Row], column: str) -> Iterator[Row]:
         yield row
 
 
-def _lines(path: Path, encoding: str) -> Iterator[tuple[int, str]]:
+def numbered_lines(path: Path, encoding: str) -> Iterator[tuple[int, str]]:
     """The lines of a file with their numbers, from 1. `encoding` is "utf-8" or "latin-1"."""
     number = 0
     with path.open("rb") as file:
         while raw := file.readline(LONGEST + 1):
             number += 1
             if len(raw) > LONGEST:
-                raise _error(path, number, f"the line is longer than {LONGEST:,} bytes")
+                raise row_error(path, number, f"the line is longer than {LONGEST:,} bytes")
             raw = raw.rstrip(b"\r\n")
             try:
                 line = raw.decode(encoding)
             except UnicodeDecodeError as error:
                 byte = f"byte 0x{raw[error.start]:02x} in column {error.start + 1}"
-                raise _error(path, number, f"{byte} is not {encoding}") from None
+                raise row_error(path, number, f"{byte} is not {encoding}") from None
             if encoding == "latin-1" and not line.isascii() and _is_utf8(raw):
-                raise _error(path, number, "it is utf-8, expected latin-1")
+                raise row_error(path, number, "it is utf-8, expected latin-1")
             if "\x00" in line:
-                raise _error(path, number, "it holds a zero byte: the file is not text, or not in this encoding")
+                raise row_error(path, number, "it holds a zero byte: the file is not text, or not in this encoding")
             yield number, line
     if number == 0:
         raise DataMissing(f"{path} is empty. {REMEDY}")
@@ -126,9 +126,11 @@ def _is_utf8(raw: bytes) -> bool:
 
 def _row(path: Path, number: int, cells: Sequence[str], columns: Sequence[str]) -> Row:
     if len(cells) < len(columns):
-        raise _error(path, number, f"it has no column '{columns[len(cells)]}' ({len(cells)} of {len(columns)} columns)")
+        raise row_error(
+            path, number, f"it has no column '{columns[len(cells)]}' ({len(cells)} of {len(columns)} columns)"
+        )
     return Row(path, number, dict(zip(columns, cells, strict=True)))
 
 
-def _error(path: Path, number: int, what: str) -> DataMissing:
+def row_error(path: Path, number: int, what: str) -> DataMissing:
     return DataMissing(f"{path}, row {number}: {what.removesuffix('.')}. {REMEDY}")
