@@ -33,6 +33,7 @@ from selfbench.suite.protocols.adaptation_loop import run_adaptation
 from selfbench.suite.protocols.context import Context
 from selfbench.suite.scorer import ActiveScorer, Outcome, make_scorer
 from selfbench.suite.spec import Budget, MethodRef, RunSpec, TaskRef
+from selfbench.suite.suites import misfit
 from selfbench.suite.wire import Wire
 
 ROUNDS, SIZE, START, VALIDATION = 3, 5, 12, 12
@@ -498,3 +499,16 @@ def test_the_thief_would_find_a_leaked_label(way: str, tmp_path: Path, monkeypat
     monkeypatch.setenv("LEAK", "".join(map(str, leak.tolist())))
     np.save(tmp_path / "work" / "leak.npy", leak)
     assert thief.search()[1]
+
+
+def test_every_adaptation_method_runs_unchanged(campaign: Any) -> None:
+    task = registry.get("task", "toy-active")
+    ours = [entry for entry in registry.entries("method").values() if entry.module and not misfit(entry, task)]
+    names = [entry.name for entry in ours if entry.protocol == "adaptation"]
+    assert {"supervised", "pseudo-label", "fixmatch", "mean-teacher", "hast", "ust", "actune", "verips"} <= set(names)
+    summary = campaign("toy-active", *names, budget={"limit": 8000})
+    assert not summary.lost
+    failed = {record.spec.method.name: record.reason for record in summary.finished if record.status != "ok"}
+    assert not failed
+    assert {record.cost.labels for record in summary.finished} == {START + ROUNDS * SIZE}
+    assert all(len(record.curve) == ROUNDS + 1 for record in summary.finished)
