@@ -43,7 +43,7 @@ class DomainNet(DomainAdaptation):
 class DomainNetToSketch(DomainNet):
     """Labelled all other domains; unlabelled sketches."""
 
-    targets: ClassVar[tuple[str, ...]] = ("sketch",)
+    target_domains: ClassVar[tuple[str, ...]] = ("sketch",)
 
 
 @register_task(
@@ -63,7 +63,7 @@ class DomainNetToSketch(DomainNet):
 class DomainNetToClipart(DomainNet):
     """Labelled all other domains; unlabelled clip art."""
 
-    targets: ClassVar[tuple[str, ...]] = ("clipart",)
+    target_domains: ClassVar[tuple[str, ...]] = ("clipart",)
 
 
 @register_task(
@@ -83,8 +83,8 @@ class DomainNetToClipart(DomainNet):
 class DomainNetRealToSketch(DomainNet):
     """Labelled photographs; unlabelled sketches: the pair of WILDS 2.0."""
 
-    sources: ClassVar[tuple[str, ...]] = ("real",)
-    targets: ClassVar[tuple[str, ...]] = ("sketch",)
+    source_domains: ClassVar[tuple[str, ...]] = ("real",)
+    target_domains: ClassVar[tuple[str, ...]] = ("sketch",)
 
 
 @register_task(
@@ -104,5 +104,5 @@ class DomainNetRealToSketch(DomainNet):
 class DomainNetFromReal(DomainNet):
     """Labelled photographs; unlabelled all other domains."""
 
-    sources: ClassVar[tuple[str, ...]] = ("real",)
-    targets: ClassVar[tuple[str, ...]] = ("clipart", "infograph", "painting", "quickdraw", "sketch")
+    source_domains: ClassVar[tuple[str, ...]] = ("real",)
+    target_domains: ClassVar[tuple[str, ...]] = ("clipart", "infograph", "painting", "quickdraw", "sketch")

@@ -38,11 +38,11 @@ MOST_GROUPS = 100
 class DomainAdaptation(AdaptationTask):
     """What these tasks share: all images of the source domains have classes, those of the target domains have none.
 
-    A subclass names its `targets`; `sources` are all other domains unless it names them. Half of each target domain is
-    the test set, drawn once and equal for all seeds and tasks of the data set; of the other half the seed draws a fifth
-    for the validation, whose classes only the scorer knows, and the rest is unlabelled. A fifth of each source domain,
-    drawn by the seed, is the source validation, as in DomainBed (Gulrajani & Lopez-Paz 2021, arXiv:2007.01434); it also
-    is the standard selection, so that no class of a target is spent.
+    A subclass names its `target_domains`; `source_domains` are all other domains unless it names them. Half of each
+    target domain is the test set, drawn once and equal for all seeds and tasks of the data set; of the other half the
+    seed draws a fifth for the validation, whose classes only the scorer knows, and the rest is unlabelled. A fifth of
+    each source domain, drawn by the seed, is the source validation, as in DomainBed (Gulrajani & Lopez-Paz 2021,
+    arXiv:2007.01434); it also is the standard selection, so that no class of a target is spent.
 
     Recipe of DomainBed's defaults: ResNet-50 with ImageNet weights, whose batch norm is trained, Adam at 5e-5, 32
     images of each source domain a step, 5,000 steps of the baseline as budget. Pictures come to 224 x 224 pixels as
@@ -61,8 +61,8 @@ class DomainAdaptation(AdaptationTask):
     domains: ClassVar[tuple[str, ...]]
     sizes: ClassVar[tuple[int, ...]] = ()
     """The published number of images of each domain; empty where copies differ."""
-    targets: ClassVar[tuple[str, ...]]
-    sources: ClassVar[tuple[str, ...]] = ()
+    target_domains: ClassVar[tuple[str, ...]]
+    source_domains: ClassVar[tuple[str, ...]] = ()
     side: ClassVar[int] = SIDE
     lazy: ClassVar[bool] = True
     evaluation_batch: ClassVar[int] = 128
@@ -140,10 +140,10 @@ class DomainAdaptation(AdaptationTask):
         parts: dict[str, list[Array]] = {name: [] for name in ("labeled", "source_held", "unlabeled", "held", "test")}
         for number, domain in enumerate(self.domains):
             members = draw.permutation(np.flatnonzero(domains == number))
-            if domain in self.targets:
+            if domain in self.target_domains:
                 parts["test"].append(np.sort(members[held[members]]))
                 rest, names, share = members[~held[members]], ("held", "unlabeled"), TARGET_VALIDATION
-            elif domain in (self.sources or self.domains):
+            elif domain in (self.source_domains or self.domains):
                 rest, names, share = members, ("source_held", "labeled"), SOURCE_HELD
             else:
                 continue

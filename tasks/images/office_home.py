@@ -35,7 +35,7 @@ class OfficeHome(DomainAdaptation):
 class OfficeHomeToArt(OfficeHome):
     """Labelled clip art, pictures of products and photographs; unlabelled art."""
 
-    targets: ClassVar[tuple[str, ...]] = ("Art",)
+    target_domains: ClassVar[tuple[str, ...]] = ("Art",)
 
 
 @register_task(
@@ -54,7 +54,7 @@ class OfficeHomeToArt(OfficeHome):
 class OfficeHomeToClipart(OfficeHome):
     """Labelled art, pictures of products and photographs; unlabelled clip art."""
 
-    targets: ClassVar[tuple[str, ...]] = ("Clipart",)
+    target_domains: ClassVar[tuple[str, ...]] = ("Clipart",)
 
 
 @register_task(
@@ -73,7 +73,7 @@ class OfficeHomeToClipart(OfficeHome):
 class OfficeHomeToProduct(OfficeHome):
     """Labelled art, clip art and photographs; unlabelled pictures of products."""
 
-    targets: ClassVar[tuple[str, ...]] = ("Product",)
+    target_domains: ClassVar[tuple[str, ...]] = ("Product",)
 
 
 @register_task(
@@ -92,7 +92,7 @@ class OfficeHomeToProduct(OfficeHome):
 class OfficeHomeToRealWorld(OfficeHome):
     """Labelled art, clip art and pictures of products; unlabelled photographs."""
 
-    targets: ClassVar[tuple[str, ...]] = ("Real World",)
+    target_domains: ClassVar[tuple[str, ...]] = ("Real World",)
 
 
 @register_task(
@@ -111,8 +111,8 @@ class OfficeHomeToRealWorld(OfficeHome):
 class OfficeHomeFromRealWorld(OfficeHome):
     """Labelled photographs; unlabelled art, clip art and pictures of products."""
 
-    sources: ClassVar[tuple[str, ...]] = ("Real World",)
-    targets: ClassVar[tuple[str, ...]] = ("Art", "Clipart", "Product")
+    source_domains: ClassVar[tuple[str, ...]] = ("Real World",)
+    target_domains: ClassVar[tuple[str, ...]] = ("Art", "Clipart", "Product")
     recipe: ClassVar[Recipe] = Recipe(
         optimizer="adam", lr=5e-5, weight_decay=0.0, batch_size=32, ema=0.0, schedule=constant
     )

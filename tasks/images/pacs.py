@@ -35,7 +35,7 @@ class Pacs(DomainAdaptation):
 class PacsToPhoto(Pacs):
     """Labelled art paintings, cartoons and sketches; unlabelled photographs."""
 
-    targets: ClassVar[tuple[str, ...]] = ("photo",)
+    target_domains: ClassVar[tuple[str, ...]] = ("photo",)
 
 
 @register_task(
@@ -54,7 +54,7 @@ class PacsToPhoto(Pacs):
 class PacsToArtPainting(Pacs):
     """Labelled photographs, cartoons and sketches; unlabelled art paintings."""
 
-    targets: ClassVar[tuple[str, ...]] = ("art_painting",)
+    target_domains: ClassVar[tuple[str, ...]] = ("art_painting",)
 
 
 @register_task(
@@ -73,7 +73,7 @@ class PacsToArtPainting(Pacs):
 class PacsToCartoon(Pacs):
     """Labelled photographs, art paintings and sketches; unlabelled cartoons."""
 
-    targets: ClassVar[tuple[str, ...]] = ("cartoon",)
+    target_domains: ClassVar[tuple[str, ...]] = ("cartoon",)
 
 
 @register_task(
@@ -92,7 +92,7 @@ class PacsToCartoon(Pacs):
 class PacsToSketch(Pacs):
     """Labelled photographs, art paintings and cartoons; unlabelled sketches."""
 
-    targets: ClassVar[tuple[str, ...]] = ("sketch",)
+    target_domains: ClassVar[tuple[str, ...]] = ("sketch",)
 
 
 @register_task(
@@ -111,8 +111,8 @@ class PacsToSketch(Pacs):
 class PacsFromPhoto(Pacs):
     """Labelled photographs; unlabelled art paintings, cartoons and sketches."""
 
-    sources: ClassVar[tuple[str, ...]] = ("photo",)
-    targets: ClassVar[tuple[str, ...]] = ("art_painting", "cartoon", "sketch")
+    source_domains: ClassVar[tuple[str, ...]] = ("photo",)
+    target_domains: ClassVar[tuple[str, ...]] = ("art_painting", "cartoon", "sketch")
     recipe: ClassVar[Recipe] = Recipe(
         optimizer="adam", lr=5e-5, weight_decay=0.0, batch_size=32, ema=0.0, schedule=constant
     )

@@ -35,7 +35,7 @@ class Vlcs(DomainAdaptation):
 class VlcsToVOC2007(Vlcs):
     """Labelled LabelMe, Caltech101 and SUN09; unlabelled VOC2007."""
 
-    targets: ClassVar[tuple[str, ...]] = ("VOC2007",)
+    target_domains: ClassVar[tuple[str, ...]] = ("VOC2007",)
 
 
 @register_task(
@@ -54,7 +54,7 @@ class VlcsToVOC2007(Vlcs):
 class VlcsToLabelme(Vlcs):
     """Labelled VOC2007, Caltech101 and SUN09; unlabelled LabelMe."""
 
-    targets: ClassVar[tuple[str, ...]] = ("LabelMe",)
+    target_domains: ClassVar[tuple[str, ...]] = ("LabelMe",)
 
 
 @register_task(
@@ -73,7 +73,7 @@ class VlcsToLabelme(Vlcs):
 class VlcsToCaltech101(Vlcs):
     """Labelled VOC2007, LabelMe and SUN09; unlabelled Caltech101."""
 
-    targets: ClassVar[tuple[str, ...]] = ("Caltech101",)
+    target_domains: ClassVar[tuple[str, ...]] = ("Caltech101",)
 
 
 @register_task(
@@ -92,7 +92,7 @@ class VlcsToCaltech101(Vlcs):
 class VlcsToSUN09(Vlcs):
     """Labelled VOC2007, LabelMe and Caltech101; unlabelled SUN09."""
 
-    targets: ClassVar[tuple[str, ...]] = ("SUN09",)
+    target_domains: ClassVar[tuple[str, ...]] = ("SUN09",)
 
 
 @register_task(
@@ -111,8 +111,8 @@ class VlcsToSUN09(Vlcs):
 class VlcsFromVOC2007(Vlcs):
     """Labelled VOC2007; unlabelled LabelMe, Caltech101 and SUN09."""
 
-    sources: ClassVar[tuple[str, ...]] = ("VOC2007",)
-    targets: ClassVar[tuple[str, ...]] = ("LabelMe", "Caltech101", "SUN09")
+    source_domains: ClassVar[tuple[str, ...]] = ("VOC2007",)
+    target_domains: ClassVar[tuple[str, ...]] = ("LabelMe", "Caltech101", "SUN09")
     recipe: ClassVar[Recipe] = Recipe(
         optimizer="adam", lr=5e-5, weight_decay=0.0, batch_size=32, ema=0.0, schedule=constant
     )

@@ -21,6 +21,7 @@ from selfbench.suite.bundle import BundleFolder, write_bundle
 from selfbench.suite.data import Data
 from selfbench.suite.errors import DataMissing
 from selfbench.suite.protocols.adaptation import EVALUATED
+from selfbench.suite.suites import misfit
 from selfbench.tasks.images import domainnet, office_home, pacs, vlcs
 from selfbench.tasks.images.domain_views import crop, photograph_view, turn_hue
 from selfbench.tasks.images.domains import DomainAdaptation
@@ -99,16 +100,16 @@ def test_the_tasks_are_those_of_the_four_data_sets() -> None:
     assert len(REGISTERED) == 19
     for name, entry in REGISTERED.items():
         task = entry.load()
-        assert set(task.targets) < set(task.domains)
-        assert not set(task.targets) & set(task.sources)
-        assert ("-to-" in name) == (len(task.targets) == 1)
+        assert set(task.target_domains) < set(task.domains)
+        assert not set(task.target_domains) & set(task.source_domains)
+        assert ("-to-" in name) == (len(task.target_domains) == 1)
         assert entry.options["bundle"] == f"{task.data_name}-adaptation"
         assert {"domains", "strong-augmentation"} <= set(entry.options["grants"])
         if task.sizes:
             assert len(task.sizes) == len(task.domains)
         # The budget is the published number of steps of the baseline: three passes an example.
         if task.data_name != "domainnet":
-            sources = len(task.sources or task.domains) - len(task.targets) * (not task.sources)
+            sources = len(task.source_domains or task.domains) - len(task.target_domains) * (not task.source_domains)
             assert entry.options["budget"]["limit"] == 5000 * 3 * task.recipe.batch_size == 5000 * 3 * 32 * sources
 
 
@@ -117,8 +118,10 @@ def test_splits_keep_domains_and_parts_apart(at_home: Path, tmp_path: Path, name
     task = miniature(name)
     folder = built(task, at_home, tmp_path / "bundle")
     split, other, private = task.split(folder, 0), task.split(folder, 1), folder.private()
-    sources = [task.domains.index(domain) for domain in task.sources or set(task.domains) - set(task.targets)]
-    targets = [task.domains.index(domain) for domain in task.targets]
+    sources = [
+        task.domains.index(domain) for domain in task.source_domains or set(task.domains) - set(task.target_domains)
+    ]
+    targets = [task.domains.index(domain) for domain in task.target_domains]
     of = {part: getattr(split, part) for part in ("labeled", "unlabeled", *EVALUATED)}
     for part, domains in (("labeled", sources), ("source_validation", sources), ("unlabeled", targets),
                           ("validation", targets), ("test", targets)):  # fmt: skip
@@ -171,10 +174,27 @@ def test_a_run_from_end_to_end(at_home: Path, tmp_path: Path, play: Callable[...
     folder = built(task, at_home, tmp_path / "bundle")
     outcome = play(method, task, folder, limit=300.0)
     groups = outcome.groups["error"]
-    expected = set(task.targets) if len(task.targets) > 1 else {"0", "1", "2"}
+    expected = set(task.target_domains) if len(task.target_domains) > 1 else {"0", "1", "2"}
     assert set(groups) == expected
     assert outcome.metrics["worst_group_error"] == max(groups.values()) >= outcome.metrics["error"]
     assert {"source_validation", "validation"} <= set(outcome.curve[-1].values)
+
+
+FITTING = [
+    method
+    for method in registry.entries("method").values()
+    if registry.PACKAGE in method.file.parents and not misfit(method, REGISTERED["pacs-from-photo"])
+]
+
+
+@pytest.mark.parametrize("method", FITTING, ids=[method.name for method in FITTING])
+def test_every_method_that_fits_runs(
+    at_home: Path, tmp_path: Path, play: Callable[..., Any], method: registry.Entry
+) -> None:
+    task = miniature("pacs-from-photo")
+    folder = built(task, at_home, tmp_path / "bundle")
+    outcome = play(method.load()(**method.params()), task, folder, limit=700.0)
+    assert 0.0 <= outcome.metrics["error"] <= 1.0
 
 
 def test_worst_is_a_domain_where_there_are_several_and_a_class_where_not() -> None:

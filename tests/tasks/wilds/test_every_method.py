@@ -29,7 +29,10 @@ from selfbench.suite.wire import Wire
 from selfbench.tasks.wilds.task import WildsTask
 from selfbench.tasks.wilds.texts import WildsTexts
 
-NAMES = ["camelyon17", "iwildcam", "fmow", "rxrx1", "civilcomments", "amazon"]
+NAMES = [
+    "camelyon17", "iwildcam", "fmow", "rxrx1", "civilcomments", "amazon", "poverty", "globalwheat", "py150",
+    "ogb-molpcba",
+]  # fmt: skip
 LIMIT = 400.0
 """Passes; the hungriest step of four labelled examples takes half of it."""
 
@@ -106,5 +109,5 @@ def test_a_method_runs(at_home: Path, small: Any, tmp_path: Path, method: regist
     assert meter.counts.backward > 0
     for part in EVALUATED:
         if len(plan[part]):
-            assert points[-1][part].shape == (len(plan[part]), task.n_classes)
+            assert len(points[-1][part]) == len(plan[part])
             assert np.isfinite(points[-1][part]).all()
