@@ -7,6 +7,7 @@ Random pixels in the shapes of `cifar10-jpeg-250`, one thread, seconds of the pr
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import socket
 import statistics
@@ -25,7 +26,7 @@ from torch.nn import functional as F
 from selfbench.suite import registry
 from selfbench.suite.meter import Meter
 from selfbench.suite.protocols.adaptation import Split
-from selfbench.suite.protocols.adaptation_loop import View
+from selfbench.suite.protocols.adaptation_loop import View, _Average
 from selfbench.suite.protocols.context import Context
 from selfbench.suite.spec import Budget, MethodRef, RunSpec, TaskRef
 from selfbench.suite.wire import Wire
@@ -139,6 +140,61 @@ def test_a_step_beside_its_arithmetic(benchmark: BenchmarkFixture, make_view: Ca
     benchmark.extra_info["ratio"] = ratio = statistics.median(harness / alone for harness, alone in pairs)
     harness, alone = (statistics.median(column) / STEPS for column in zip(*pairs, strict=True))
     print(f"\n{name}: {1e3 * harness:.0f} ms a step in the harness, {1e3 * alone:.0f} ms alone, ratio {ratio:.3f}")
+
+
+def bookkeeping(method: Any, view: View) -> Callable[[], None]:
+    """What a step of `method` does beside FixMatch's arithmetic, on a batch of its size; for `fixmatch` nothing."""
+    draw, n = torch.Generator().manual_seed(0), view.recipe.batch_size * method.ratio
+    q = (3 * torch.randn(n, view.n_classes, generator=draw)).softmax(dim=1)
+    logits = torch.randn(n, view.n_classes, generator=draw, requires_grad=True)
+    confidence, labels = q.max(dim=1)
+    index = torch.randperm(len(view.unlabeled), generator=draw)[:n]
+
+    def flexmatch() -> None:
+        method.thresholds()[labels]
+        method.keep(index, labels, confidence)
+
+    def freematch() -> None:
+        method.follow(q, confidence, labels)
+        mask = confidence >= method.thresholds()[labels]
+        method.fairness_loss(logits, mask).backward()
+
+    def softmatch() -> None:
+        method.weights(q)
+
+    own = {"fixmatch": lambda: None, "flexmatch": flexmatch, "freematch": freematch, "softmatch": softmatch}
+    return own[type(method).__selfbench__["name"]]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_bookkeeping_beside_a_step(benchmark: BenchmarkFixture, make_view: Callable[..., View], name: str) -> None:
+    """`share` of a step's arithmetic that averaging the weights and the method's own accounts take; the target is 0.03.
+
+    Each alone, over and over: what a step of a quarter of a second varies by is more than what is measured here.
+    """
+    entry = registry.get("method", name)
+    method = entry.load()(**entry.params())
+    view = make_view(method)
+    model = view.task.model().train()
+    average = _Average(copy.deepcopy(model).requires_grad_(False), model)
+    optimizer = torch.optim.SGD(model.parameters(), view.recipe.lr)
+    own, times = bookkeeping(method, view), {"step": [], "bookkeeping": []}
+
+    def once() -> None:
+        start = time.process_time()
+        bare_steps(view, model, optimizer, method.ratio, range(1))
+        middle = time.process_time()
+        for _ in range(20):
+            own()
+            average.follow(0.999)
+        times["step"].append(middle - start)
+        times["bookkeeping"].append((time.process_time() - middle) / 20)
+
+    once()
+    benchmark.pedantic(once, rounds=PAIRS)
+    step, beside = (statistics.median(column) for column in times.values())
+    benchmark.extra_info["share"] = beside / step
+    print(f"\n{name}: {1e3 * beside:.2f} ms of bookkeeping beside {1e3 * step:.0f} ms, share {beside / step:.4f}")
 
 
 def test_strong_views_beside_those_of_torchvision(benchmark: BenchmarkFixture) -> None:
