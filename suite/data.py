@@ -15,6 +15,7 @@ the hook that tells its metadata, in an environment of pip's own and only after 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import importlib.util
 import os
@@ -26,9 +27,10 @@ import tempfile
 import time
 import tomllib
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any, Literal
 
 from .errors import DataMissing, UsageError, did_you_mean
@@ -335,11 +337,21 @@ class Data:
         sync_folder(target.parent)
 
 
-def _read(path: Path) -> dict[str, Dataset]:
+def _read(path: Path) -> Mapping[str, Dataset]:
     """The descriptions in a TOML file; raises `UsageError` where one is malformed."""
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError) as error:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"The data sets' description {path} cannot be read: {error}.") from None
+    return _parse(text, path)
+
+
+@functools.lru_cache(maxsize=4)
+def _parse(text: str, path: Path) -> Mapping[str, Dataset]:
+    """Kept, for every run asks for the fingerprints of its data, and parsing takes a fiftieth of a second."""
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
         raise UsageError(f"The data sets' description {path} cannot be read: {error}.") from None
     found = {}
     for name, table in tables.items():
@@ -347,7 +359,7 @@ def _read(path: Path) -> dict[str, Dataset]:
             found[name] = _dataset(name, dict(table))
         except (KeyError, TypeError) as error:
             raise UsageError(f"{path}: data set '{name}': missing or unknown key: {error}.") from None
-    return found
+    return MappingProxyType(found)
 
 
 def _dataset(name: str, table: dict[str, Any]) -> Dataset:

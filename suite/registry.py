@@ -343,15 +343,15 @@ def _read_class(kind: Kind, file: Path, module: str | None, node: ast.ClassDef, 
                 hypers = tuple(item for item in _base_hypers(base_file) if item.name not in own) + hypers
     doc = ast.get_docstring(node) or ""
     variants = options.pop("variants", None) or {}
-    base = Entry(kind, name, node.name, file, module, doc, options, hypers, presets)
-    yield base
+    entry = Entry(kind, name, node.name, file, module, doc, options, hypers, presets)
+    yield entry
     for own_name, changes in variants.items():
-        own = {"set": {}, **changes}
-        changed = own.pop("set")
-        merged = {**options, "bundle": options["bundle"] or name, **own}
+        differing: dict[str, Any] = {"set": {}, **changes}
+        changed = differing.pop("set")
+        merged = {**options, "bundle": options["bundle"] or name, **differing}
         _, merged = _arguments(kind, [own_name], merged, f"{where}, variant '{own_name}'")
         merged.pop("variants")
-        yield replace(base, name=own_name, options=merged, changed=dict(changed))
+        yield replace(entry, name=own_name, options=merged, changed=dict(changed))
 
 
 def _arguments(kind: Kind, given: list[Any], named: dict[str, Any], where: str) -> tuple[str, dict[str, Any]]:

@@ -174,7 +174,7 @@ class AdaptationScorer:
                 values[name] = self._task.score(own, labels).metrics[self._metric]
         if self._task.keep_predictions:
             buffer = io.BytesIO()
-            kept = {name: self._task.predicted(arrays[name]) for name in EVALUATED if name in arrays}
+            kept: dict[str, Any] = {name: self._task.predicted(arrays[name]) for name in EVALUATED if name in arrays}
             np.savez_compressed(buffer, **kept)
             write_atomic(self._predictions(index), buffer.getvalue())
         self._points.append(

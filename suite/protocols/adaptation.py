@@ -173,7 +173,8 @@ class AdaptationTask:
 
     def predicted(self, sealed: Array) -> Array:
         """What a submission needs of what is `sealed` of N examples: the classes (N,)."""
-        return sealed.argmax(axis=1)
+        classes: Array = sealed.argmax(axis=1)
+        return classes
 
     def unpredicted(self, predicted: Array) -> Array:
         """Outputs whose metrics, but those of probabilities, are those of `predicted`: one-hot rows (N, K)."""

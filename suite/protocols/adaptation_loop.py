@@ -339,7 +339,8 @@ class _Average:
     """Averaged weights of a model. The tensors are looked up once: walking a small model is a twentieth of a step."""
 
     def __init__(self, averaged: nn.Module, model: nn.Module) -> None:
-        self._averaged, self._weights = list(averaged.parameters()), list(model.parameters())
+        self._averaged: list[Tensor] = [*averaged.parameters()]
+        self._weights: list[Tensor] = [*model.parameters()]
         pairs = list(zip(averaged.buffers(), model.buffers(), strict=True))
         kinds = dict.fromkeys(mine.dtype for mine, _ in pairs)
         self._buffers = [tuple(zip(*(pair for pair in pairs if pair[0].dtype == kind), strict=True)) for kind in kinds]
