@@ -100,6 +100,7 @@ class Ppt(AdaptationMethod):
     def _label(self) -> None:
         """Classes (U,) of the pool by the model, which then begins anew."""
         self.model.eval()
-        parts = torch.split(self.view.unlabeled, _LABELLING_BATCH)
-        self.targets = torch.cat([self.model(part).argmax(dim=1) for part in parts])
+        pool = self.view.unlabeled
+        places = torch.arange(len(pool), device=self.view.device).split(_LABELLING_BATCH)  # type: ignore[no-untyped-call]
+        self.targets = torch.cat([self.model(pool[part]).argmax(dim=1) for part in places])
         self.model.load_state_dict(self.view.new_model().state_dict())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -132,12 +132,15 @@ class List(AdaptationMethod):
             forward_ad.dual_level(),
         ):
             pairs = zip(trained.items(), gradients, strict=True)
-            moved = {name: forward_ad.make_dual(item.detach(), gradient) for (name, item), gradient in pairs}
-            slopes = forward_ad.unpack_dual(divergence(q, functional_call(self.model, moved, (u,)))).tangent
+            dual: Any = forward_ad
+            moved = {name: dual.make_dual(item.detach(), gradient) for (name, item), gradient in pairs}
+            slopes: Tensor = dual.unpack_dual(divergence(q, functional_call(self.model, moved, (u,)))).tangent
         weights = slopes.clamp_min(0.0)
         return weights / weights.sum().clamp_min(torch.finfo(weights.dtype).tiny)
 
 
 def divergence(targets: Tensor, logits: Tensor) -> Tensor:
     """KL(targets || softmax(logits)) of each row: (B, K), (B, K) -> (B,), in nats."""
-    return -(targets * F.log_softmax(logits, dim=1)).sum(dim=1) - torch.special.entr(targets).sum(dim=1)
+    cross: Tensor = -(targets * F.log_softmax(logits, dim=1)).sum(dim=1)
+    entropy: Tensor = torch.special.entr(targets).sum(dim=1)
+    return cross - entropy

@@ -348,7 +348,7 @@ def text_model(
     else:
         net = load_encoder(data) if tokens.name == "minilm" else output_layer(pretrained(data, tokens.name))[0]
         model = TextClassifier(TextEncoder(net, tokens.marks, pooling), n_classes)
-    model.encoder.word_embeddings().requires_grad_(trained_embeddings)  # type: ignore[union-attr,operator]
+    model.encoder.word_embeddings().requires_grad_(trained_embeddings)
     return model
 
 
@@ -357,7 +357,9 @@ def pretrained(data: Data, name: str) -> nn.Module:
     output layer is random.
     """
     from transformers import AutoModelForMaskedLM
-    from transformers.utils import logging
+    from transformers.utils import logging as library_logging
+
+    logging: Any = library_logging
 
     folder = data.file(name, "config.json").parent
     data.file(name, "model.safetensors")
@@ -374,15 +376,15 @@ def pretrained(data: Data, name: str) -> nn.Module:
     return net.eval()  # type: ignore[no-any-return]
 
 
-def output_layer(net: nn.Module) -> tuple[nn.Module, nn.Module, nn.Linear]:
+def output_layer(net: Any) -> tuple[nn.Module, nn.Module, nn.Linear]:
     """Of a masked language model: its encoder, what stands between the states and the decoder, and the decoder."""
     if hasattr(net, "cls"):
         head = net.cls.predictions
-        return net.bert, head.transform, head.decoder  # type: ignore[union-attr,return-value]
+        return net.bert, head.transform, head.decoder
     if hasattr(net, "lm_head"):
         head = net.lm_head
-        return net.roberta, nn.Sequential(head.dense, nn.GELU(), head.layer_norm), head.decoder  # type: ignore
+        return net.roberta, nn.Sequential(head.dense, nn.GELU(), head.layer_norm), head.decoder
     if hasattr(net, "vocab_transform"):
-        between = nn.Sequential(net.vocab_transform, nn.GELU(), net.vocab_layer_norm)  # type: ignore[arg-type]
-        return net.distilbert, between, net.vocab_projector  # type: ignore[return-value]
+        between = nn.Sequential(net.vocab_transform, nn.GELU(), net.vocab_layer_norm)
+        return net.distilbert, between, net.vocab_projector
     raise DataMissing(f"{type(net).__name__} has no output layer that is known here (BERT, RoBERTa, DistilBERT).")

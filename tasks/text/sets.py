@@ -393,7 +393,7 @@ def fetch(name: str, folder: Path) -> None:
     if not of.revision:
         raise DataMissing(f"Of '{name}' no revision is pinned here: put its rows at {folder} by hand.")
     try:
-        import datasets
+        import datasets  # type: ignore[import-not-found]
     except ModuleNotFoundError:
         raise UsageError("The package 'datasets' is not installed: type `pip install datasets`.") from None
     for part, split in (("train", "train"), ("test", of.test)):

@@ -260,6 +260,18 @@ def test_a_run_on_a_miniature(root: Path, tmp_path: Path, play: Callable[..., An
     assert 0.0 <= outcome.metrics["accuracy"] <= 1.0
 
 
+@pytest.mark.parametrize("name", ["fixmatch", "uda", "hast", "list", "ppt", "masked-lm"])
+def test_methods_run_on_texts_that_are_fine_tuned(
+    root: Path, tmp_path: Path, play: Callable[..., Any], name: str
+) -> None:
+    one = task("imdb-10-finetune")
+    folder = write_bundle(tmp_path / "bundle", one.build(Data(root)))
+    entry = registry.get("method", name)
+    assert set(entry.options["needs"]) <= set(registry.get("task", "imdb-10-finetune").options["grants"])
+    outcome = play(entry.load()(), one, folder, limit=1500.0, name=name)
+    assert 0.0 <= outcome.metrics["accuracy"] <= 1.0
+
+
 def test_other_labels_give_the_same_public_arrays(root: Path) -> None:
     first = task("sst-2-10-finetune").build(Data(root))
     rows = [{"idx": 0, "sentence": sentence(number), "label": 1 - number % 2} for number in range(120)]
