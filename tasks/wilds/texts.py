@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ...suite.bundle import Array
 from ...suite.data import Data
+from ...suite.errors import DataMissing
 from ...suite.places import data_folder
 from ...suite.protocols.adaptation import Vocabulary
 from .networks import PAD, distilbert, masked_language_model
@@ -63,8 +64,12 @@ class WildsTexts(WildsTask):
         from tokenizers import Tokenizer
 
         tokenizer = Tokenizer.from_file(str(Data(data_folder()).file(MODEL, "tokenizer.json")))
-        ids = {name: tokenizer.token_to_id(f"[{name}]") for name in ("PAD", "UNK", "CLS", "SEP", "MASK")}
-        return Vocabulary(tokenizer.get_vocab_size(), ids["MASK"], tuple(ids.values()))
+        names = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+        found = [tokenizer.token_to_id(name) for name in names]
+        special = tuple(number for number in found if number is not None)
+        if len(special) < len(names):
+            raise DataMissing(f"The tokenizer.json of {MODEL} lacks one of {', '.join(names)}. Get the file again.")
+        return Vocabulary(tokenizer.get_vocab_size(), special[-1], special)
 
     def language_model(self, model: nn.Module) -> nn.Module:
         return masked_language_model(model, MODEL)

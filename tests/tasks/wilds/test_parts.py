@@ -114,6 +114,28 @@ def test_distilbert_does_not_see_padding(at_home: Path) -> None:
     assert all(torch.equal(loaded[key], value) for key, value in weights.items() if key.startswith("distilbert."))
 
 
+def test_hidden_tokens_are_predicted_as_by_the_published_model(
+    at_home: Path, bundles: Callable[[str], BundleFolder], miniature: Callable[[str], WildsTask]
+) -> None:
+    """Body and head with the published weights; what trains the head's body trains the classifier's."""
+    from transformers import DistilBertForMaskedLM
+
+    task = miniature("amazon")
+    tokens = task.vocabulary()
+    assert (tokens.size, tokens.mask, tokens.special) == (17, 16, (0, 1, 2, 3, 16))
+    classifier = task.model().eval()
+    head = task.language_model(classifier).eval()
+    theirs = DistilBertForMaskedLM.from_pretrained(at_home / "distilbert-base-uncased").eval()
+    ids = task.inputs(bundles("amazon").public(), np.arange(6))
+    places = torch.rand(ids.shape, generator=torch.Generator().manual_seed(0)) < 0.5
+    places &= ids != 0
+    with torch.no_grad():
+        expected = theirs(input_ids=ids, attention_mask=(ids != 0).long()).logits[places]
+        torch.testing.assert_close(head(ids, places), expected, rtol=1e-5, atol=1e-6)
+        assert head(ids, torch.zeros_like(places)).shape == (0, 17)
+    assert head.body is classifier.net.distilbert
+
+
 def published(net: nn.Module) -> dict[str, Tensor]:
     """The state as the published file of DenseNet-121 names it, without the counters that it lacks."""
     import re
