@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 )
 @dataclass
 class SelfDistillationGenerations(AdaptationMethod):
-    """A model and its own earlier self as teacher, generation after generation (Carrino et al. 2023, arXiv:2309.17134).
+    """A model with its earlier self as teacher, in generations (Carrino et al. 2023, arXiv:2309.17134).
 
         first:   L = CE(f(x), y)
         r = 1, ..., R:   the teacher g is the model as it stands, the student goes on from it

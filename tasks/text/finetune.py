@@ -135,6 +135,14 @@ class FineTuned(FewLabels):
             "title": "TREC questions, thirty labels a class, MiniLM fine-tuned, views by dropout alone",
             "set": {"views": "dropout"},
         },
+        "trec-10-finetune": {
+            "title": "TREC questions, ten labels a class, MiniLM fine-tuned",
+            "set": {"labeled_per_class": 10},
+        },
+        "trec-20-finetune": {
+            "title": "TREC questions, twenty labels a class, MiniLM fine-tuned",
+            "set": {"labeled_per_class": 20},
+        },
     },
 )
 class Trec30Finetune(FineTuned, TrecFew):
