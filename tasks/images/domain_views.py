@@ -62,4 +62,5 @@ def turn_hue(images: Tensor, angle: Tensor) -> Tensor:
     turned[:, 1, 1] = turned[:, 2, 2] = angle.cos()
     turned[:, 1, 2], turned[:, 2, 1] = -angle.sin(), angle.sin()
     matrix = torch.linalg.inv(basis) @ turned @ basis
-    return (matrix @ images.flatten(2)).view_as(images)
+    result: Tensor = (matrix @ images.flatten(2)).view_as(images)
+    return result

@@ -14,14 +14,13 @@ from torch import Tensor, nn
 from ...suite.bundle import Array, Bundle
 from ...suite.data import Data
 from ...suite.errors import GateError, MethodError
-from ...suite.places import data_folder
 from ...suite.protocols.adaptation import Recipe
 from ...suite.protocols.optimisation import constant
 from ...suite.registry import register_task
 from ...suite.scoring import Scores
-from ..streams.source_models import read_weights
 from .boxes import DETECTIONS, check_boxes, faster_rcnn, padded
 from .images import WildsImages
+from .networks import published_weights
 from .tables import Column
 from .task import OFFICIAL, UNLABELED
 
@@ -123,9 +122,9 @@ class WildsGlobalWheat(WildsImages):
         return inputs
 
     def model(self) -> nn.Module:
-        file = Data(data_folder()).file("fasterrcnn-coco", "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth")
+        weights, file = published_weights("fasterrcnn-coco", "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth")
         try:
-            return faster_rcnn(read_weights(file), self.side)
+            return faster_rcnn(weights, self.side)
         except RuntimeError as error:
             raise GateError(f"{file} does not hold torchvision's Faster R-CNN: {str(error).splitlines()[-1]}") from None
 

@@ -12,7 +12,7 @@ from ...suite.data import Data
 from ...suite.places import data_folder
 from ..streams.models.libraries import torchvision_net
 from ..streams.models.normalize import Normalized
-from ..streams.source_models import IMAGENET_MEAN, IMAGENET_STD, check_fit, read_weights
+from ..streams.source_models import IMAGENET_MEAN, IMAGENET_STD, check_digest, check_fit, read_weights
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,12 +30,19 @@ def imagenet_normalized(net: nn.Module) -> nn.Module:
 def pretrained(name: str, n_classes: int, data_name: str, file: str) -> nn.Module:
     """torchvision's classifier `name` with the weights in `file` of the data set `data_name` and a new classifier.
 
-    Raises `DataMissing` where the file is not there and `GateError` where it does not fit.
+    Raises `DataMissing` where the file is not there and `GateError` where it is not the published one or does not fit.
     """
     net = torchvision_net(name, n_classes)
-    path = Data(data_folder()).file(data_name, file)
-    load_body(net, {_OLD_NAME.sub(r"\1\2", key): value for key, value in read_weights(path).items()}, path)
+    weights, path = published_weights(data_name, file)
+    load_body(net, {_OLD_NAME.sub(r"\1\2", key): value for key, value in weights.items()}, path)
     return net
+
+
+def published_weights(data_name: str, file: str) -> tuple[dict[str, Tensor], Path]:
+    """The weights in `file` of `data_name`, named `<name>-<first digits of its sha256>.pth` as torchvision does."""
+    path = Data(data_folder()).file(data_name, file)
+    check_digest(path, path.stem.rpartition("-")[2])
+    return read_weights(path), path
 
 
 def load_body(net: nn.Module, weights: dict[str, Tensor], path: Path) -> None:

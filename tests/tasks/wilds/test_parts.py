@@ -153,6 +153,9 @@ def test_published_weights_but_the_classifier_are_loaded(tmp_path: Path, monkeyp
     (tmp_path / "densenet121-imagenet").mkdir()
     file = tmp_path / "densenet121-imagenet" / "densenet121-a639ec97.pth"
     torch.save(published(source), file)
+    with pytest.raises(GateError, match=r"densenet121-a639ec97\.pth has the sha256 [0-9a-f]+, expected a639ec97"):
+        networks.pretrained(*arguments)
+    monkeypatch.setattr(networks, "check_digest", lambda path, digits: None)
     net = networks.pretrained(*arguments)
     for key, value in source.features.state_dict().items():  # type: ignore[union-attr]
         assert torch.equal(net.features.state_dict()[key], value)  # type: ignore[union-attr]
