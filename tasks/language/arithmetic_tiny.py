@@ -1,4 +1,4 @@
-"""Two-digit additions by a small language model that has seen 400 worked ones: with a verifier, and without.
+"""Two-digit additions by a small language model that has seen 300 worked ones: with a verifier, and without.
 
 Everything is made at run time from a seed, so that nothing can be contaminated. The first policy is part of the task:
 its weights were trained once by `train_base` and are kept beside this file, for the same training on another kind of
@@ -32,35 +32,35 @@ if TYPE_CHECKING:
     from ...suite.data import Data
 
 SMALLEST, LARGEST = 10, 99
-DEMONSTRATIONS, TEST, POOL = 400, 600, 1000
+DEMONSTRATIONS, TEST, POOL = 300, 600, 1000
 VOCABULARY = "\0\n0123456789+=?.^"
 """Padding, stop, then what is written: `?` before a hint, `^` after a digit with a carry, `.` after one without."""
 RESPONSE = re.compile(r"[0-9][.^][0-9][.^]=([1-9][0-9]{1,2})")
 DATA_SEED = 0
-BASE_SEED, BASE_EPOCHS, BASE_LR = 3, 48, 3e-3
+BASE_SEED, BASE_EPOCHS, BASE_BATCH, BASE_LR = 1, 120, 32, 2e-3
 WEIGHTS = Path(__file__).parent / "weights" / "arithmetic-tiny.safetensors"
-WEIGHTS_SHA256 = "c60b594665659299f28010cfaa0bab5744bd3d3252cc8a1a7268de6a2ee0aa22"
+WEIGHTS_SHA256 = "b480b3d7dafe547020865da433882703854cf48da8c435411cf708664c62c565"
 
 
 class _ArithmeticTiny(PolicyTask):
     """What the two tasks share. A prompt is `47+85=`, its worked response `2^3^=132`: the last digit of the sum first,
     each digit followed by whether it carries, then the sum.
 
-    The 4,095 sums of two numbers from 10 to 99, of which a sum and its mirror image are one, are divided once: 400
-    demonstrations, 600 test problems, and 3,095 others, of which the seed draws a pool of 1,000. A response counts when
+    The 4,095 sums of two numbers from 10 to 99, of which a sum and its mirror image are one, are divided once: 300
+    demonstrations, 600 test problems, and 3,195 others, of which the seed draws a pool of 1,000. A response counts when
     it is of that form to the last character. The first policy, a Llama of two layers with 84,416 parameters, answers
-    47 % of the test problems.
+    31 % of the test problems, as surely as wrongly: more of the same training does not teach it much more.
     """
 
     recipe: ClassVar[Recipe] = Recipe(
-        optimizer="adamw", lr=2e-3, weight_decay=0.5, beta2=0.99, batch_size=64, schedule=half_cosine(0.1), max_norm=1.0
+        optimizer="adamw", lr=2e-3, weight_decay=0.3, beta2=0.99, batch_size=64, schedule=half_cosine(0.1), max_norm=1.0
     )
     rounds: ClassVar[int] = 5
     max_new: ClassVar[int] = 10
     votes: ClassVar[int] = 5
     verdicts: ClassVar[int] = 64
     rows: ClassVar[int] = 2048
-    clean_error: ClassVar[tuple[float, float]] = (0.50, 0.56)
+    clean_error: ClassVar[tuple[float, float]] = (0.68, 0.74)
 
     def build(self, data: Data) -> Bundle:
         """Public array `terms`: uint8 (4095, 2); private `sums`: uint8 (4095,). Measures the first policy."""
@@ -197,7 +197,7 @@ def train_base() -> nn.Module:
         model = task.model().train()
         optimizer = make_optimizer(task.recipe, model.parameters())
         draw, device = rng(BASE_SEED, "arithmetic-tiny", "base"), torch.device("cpu")
-        size, schedule = task.recipe.batch_size, half_cosine(0.05)
+        size, schedule = BASE_BATCH, half_cosine(0.05)
         total, step = BASE_EPOCHS * -(-len(sequences) // size), 0
         for _ in range(BASE_EPOCHS):
             for chosen in sequences.batches(size, draw):
