@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from selfbench.methods.baselines.supervised import Supervised
+from selfbench.methods.common.adapters import add_adapters
 from selfbench.suite import registry
 from selfbench.suite.bundle import Bundle, write_bundle
 from selfbench.suite.data import Data
@@ -224,6 +225,17 @@ def test_a_prompt_is_answered_by_the_encoders_own_output_layer(root: Path, kind:
         found = language_model(Data(root), tokens, model).eval()(ids, chosen)
         torch.testing.assert_close(found, of_words, rtol=0, atol=1e-5)
     assert not model.encoder.word_embeddings().requires_grad
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_adapters_stand_behind_attention_and_feed_forward_layers(root: Path, kind: str) -> None:
+    model = text_model(Data(root), Tokens(Data(root), kind), 2, "first", ("terrible", "great"), False)
+    assert len(add_adapters(model, 3)) == 4
+    trained = {name.split(".")[0] for name, item in model.named_parameters() if item.requires_grad}
+    assert trained == {"encoder", "transform", "head"}
+    inside = [name for name, item in model.encoder.named_parameters() if item.requires_grad]
+    assert len(inside) == 8
+    assert all(name.endswith((".down", ".up")) for name in inside)
 
 
 def test_a_language_model_trains_the_encoder_of_the_classifier(root: Path) -> None:
