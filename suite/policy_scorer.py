@@ -62,7 +62,6 @@ class PolicyScorer:
         self._judged = {(int(number), str(answer)) for number, answer in state["judged"]}
         self._asked = Counter(number for number, _ in self._judged)
         self._trained: dict[str, list[int]] = {}
-        self._pairs: list[bool] = []
         self._began = False
 
     def plan(self) -> dict[str, Array]:

@@ -1,0 +1,64 @@
+"""The protocol `policy` through the real worker: the method's process holds no answer of the evaluation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from selfbench.suite import registry
+from selfbench.suite.prepare import build
+
+TASK = "arithmetic-tiny"
+SHORT = {"limit": 60_000}
+
+
+@pytest.fixture
+def needle(tmp_path: Path) -> Path:
+    """The true answers of the evaluation of seed 0."""
+    entry = registry.get("task", TASK)
+    bundle, task = build(entry), entry.load()()
+    answers = [int(answer) for answer in task.answers(bundle.private(), task.problems(bundle, 0).test)]
+    np.save(tmp_path / "needle.npy", np.array(answers))
+    return tmp_path / "needle.npy"
+
+
+def test_a_walk_through_the_process_finds_no_answer(campaign, tmp_path: Path, needle: Path) -> None:
+    report = tmp_path / "report.json"
+    params = {"needle": str(needle), "report": str(report)}
+    [record] = campaign(TASK, {"name": "policy-walks", "params": params}, budget=SHORT).finished
+    assert record.status == "ok", record.reason
+    assert json.loads(report.read_text()) == []
+
+
+def leaked(needle: Path, form: str) -> object:
+    truth = np.load(needle)
+    texts = [str(answer) for answer in truth.tolist()]
+    if form == "numbers":
+        return truth.astype(np.uint8)
+    if form == "packed":
+        return np.frombuffer(np.array([text.encode() for text in texts], np.bytes_).tobytes(), np.uint8)
+    return {"nothing": None, "texts": texts, "joined": ",".join(texts)}[form]
+
+
+@pytest.mark.parametrize("form", ["nothing", "numbers", "texts", "packed", "joined"])
+def test_the_walk_is_not_blind(needle: Path, form: str) -> None:
+    hidden = {"somewhere": leaked(needle, form)}
+    found = registry.get("method", "policy-walks").load()(needle=str(needle)).walk()
+    assert bool(found) == (hidden["somewhere"] is not None)
+
+
+def test_a_record_of_a_policy(campaign) -> None:
+    [record] = campaign(TASK, "rest-em", budget={"limit": 150_000}).finished
+    assert record.status == "ok", record.reason
+    assert record.budget_used_up
+    assert record.primary == "accuracy"
+    assert [point.x for point in record.curve] == [0, 1]
+    assert record.curve[1].values["accuracy"] > record.curve[0].values["accuracy"]
+    assert record.metrics["accuracy"] == record.curve[1].values["accuracy"]
+    assert 0 < record.curve[1].values["tokens"] < record.cost.tokens <= 150_000
+    assert record.cost.labels == 300
+    assert record.diagnostics["label_precision"] == 1.0
+    assert record.provenance.packages.keys() == {"numpy", "torch", "transformers"}
