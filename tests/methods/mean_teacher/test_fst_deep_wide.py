@@ -158,7 +158,7 @@ def test_a_budget_that_ends_in_a_virtual_step_leaves_the_student_as_it_was(
     view = make_view(method, progress=0.0)
     labeled, unlabeled = make_batches(view)
     before = {name: value.clone() for name, value in method.model.named_parameters()}
-    view.meter.budget = view.meter.budget.model_copy(update={"limit": 100.0})
+    view.meter.allot(100.0)
     with pytest.raises(BudgetExhausted):
         method.loss(labeled, unlabeled)
     assert all(torch.equal(value, before[name]) for name, value in method.model.named_parameters())
