@@ -68,7 +68,8 @@ def test_rules_and_metrics_are_described() -> None:
     assert {name for name, metric in METRICS.items() if metric.better == "higher"} == {
         "accuracy", "worst_group_accuracy", "worst_region_accuracy", "tenth_percentile_accuracy", "macro_f1",
         "learning_curve_area", "worst_group_correlation", "correlation", "mean_domain_detection_accuracy",
-        "detection_accuracy", "class_method_accuracy", "average_precision", "parse_rate", "majority_accuracy", "pass_at_k",
+        "detection_accuracy", "class_method_accuracy", "average_precision", "parse_rate", "majority_accuracy",
+        "pass_at_k",
     }  # fmt: skip
 
 
