@@ -84,6 +84,11 @@ class TinyPolicyTask(PolicyTask):
         return ["carry" if sum(map(int, prompt[:-1].split("+"))) > 9 else "no carry" for prompt in prompts]
 
 
+@pytest.fixture
+def tiny_task() -> type[TinyPolicyTask]:
+    return TinyPolicyTask
+
+
 @pytest.fixture(scope="session")
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> BundleFolder:
     """The problems, and a first policy that has learned some of the demonstrations."""

@@ -298,3 +298,15 @@ def test_misuse_is_explained(play: Play) -> None:
     method = Names()
     play(method)
     assert method.done
+
+
+@pytest.mark.parametrize(("of", "says"), [(70, "is also shown to methods"), (20, "stands twice")])
+def test_equal_prompts_of_shown_and_hidden_problems_are_refused(
+    play: Play, tiny_task: type, of: int, says: str
+) -> None:
+    class Repeats(tiny_task):
+        def prompts(self, public: Any, indices: Any) -> list[str]:
+            return [f"{index % of}=" for index in indices.tolist()]
+
+    with pytest.raises(MethodError, match=says):
+        play(SFT(), task=Repeats())
