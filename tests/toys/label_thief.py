@@ -10,6 +10,7 @@ import socket
 import stat
 import sys
 import threading
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,18 +126,26 @@ class StealsLabels(AdaptationMethod):
         return table[wanted].tobytes()
 
     def walk(self, roots: Iterable[Any]) -> Iterator[tuple[str, Any]]:
-        """All that can be reached from `roots`, each once."""
-        stack, seen = list(roots), {id(self.wanted), id(self.__dict__)}
-        while stack and len(seen) < MOST:
-            item = stack.pop()
+        """What can be reached from `roots`, each once, the nearest `MOST` first."""
+        queue, seen = deque(roots), {id(self.wanted), id(self.__dict__)}
+        while queue and len(seen) < MOST:
+            item = queue.popleft()
             if id(item) in seen or item is self:
                 continue
             seen.add(id(item))
             yield type(item).__name__, item
-            stack += gc.get_referents(item)
+            queue += gc.get_referents(item)
 
     def _objects(self) -> Iterator[tuple[str, Any]]:
-        yield from self.walk(gc.get_objects())
+        """All that the collector tracks, and what hangs from it untracked: arrays, and dicts that hold only such."""
+        for holder in gc.get_objects():
+            if holder is self.wanted or holder is self.__dict__:
+                continue
+            stack = [holder]
+            while stack:
+                item = stack.pop()
+                yield type(item).__name__, item
+                stack += [own for own in gc.get_referents(item) if not gc.is_tracked(own)]
 
     def _frames(self) -> Iterator[tuple[str, Any]]:
         frame, values = sys._getframe(), []
