@@ -39,7 +39,7 @@ def expected() -> set[str]:
     for room in ROOMS:
         found |= {path for path in (ROOT / room).rglob("*.py") if "__pycache__" not in path.parts}
     found |= set((ROOT / "suite" / "suites").glob("*.toml"))
-    found |= set((ROOT / "tasks" / "streams" / "weights").glob("*.safetensors"))
+    found |= set((ROOT / "tasks").glob("*/weights/*.safetensors"))
     for folder in ("templates", "static"):
         found |= {path for path in (ROOT / "site" / folder).iterdir() if path.is_file()}
     return {f"selfbench/{path.relative_to(ROOT)}" for path in found}
