@@ -49,7 +49,8 @@ class _ArithmeticTiny(PolicyTask):
     The 4,095 sums of two numbers from 10 to 99, of which a sum and its mirror image are one, are divided once: 300
     demonstrations, 600 test problems, and 3,195 others, of which the seed draws a pool of 1,000. A response counts when
     it is of that form to the last character. The first policy, a Llama of two layers with 84,416 parameters, answers
-    31 % of the test problems, as surely as wrongly: more of the same training does not teach it much more.
+    31 % of the test problems. It has learned its demonstrations to the end (a loss of 6e-4): from a policy that had
+    not, 500 more steps of supervised fine-tuning alone gained more than self-training.
     """
 
     recipe: ClassVar[Recipe] = Recipe(
