@@ -119,6 +119,7 @@ def _protocol_data(item: ProtocolBoard) -> dict[str, Any]:
     return {
         "protocol": item.protocol,
         "metric": item.metric,
+        "machine": item.machine,
         "tasks": [board.field.task for board in item.tasks],
         "note": item.note,
         "partial": [{"method": label, "tasks": tasks} for label, tasks in item.partial],

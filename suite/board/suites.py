@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -35,6 +35,7 @@ class Overall:
 class ProtocolBoard:
     """Methods that ran on every task of one protocol and one metric; `partial` names the others and their tasks.
 
+    `machine` says what they ran on, where the suite has runs on several devices, precisions or numbers of threads.
     `note` says why there are no rank intervals, where there are none.
     """
 
@@ -44,6 +45,7 @@ class ProtocolBoard:
     rows: tuple[Overall, ...]
     partial: tuple[tuple[str, int], ...]
     note: str = ""
+    machine: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,14 +98,16 @@ def score_suite(suite: SuiteLike, runs: Iterable[Summary], catalogue: Catalogue)
 
 
 def _protocols(boards: Sequence[TaskBoard], catalogue: Catalogue) -> Iterable[ProtocolBoard]:
-    """Tasks are averaged only within one protocol and one metric."""
-    grouped: dict[tuple[str, str], list[TaskBoard]] = {}
+    """Tasks are averaged only within one protocol, one metric, and what they ran on."""
+    grouped: dict[tuple[str, str, str], list[TaskBoard]] = {}
     for board in boards:
         if any(score.rank_mean is not None for score in board.scores):
-            key = (catalogue.protocol(board.field.task), board.field.condition.primary)
+            condition = board.field.condition
+            key = (catalogue.protocol(board.field.task), condition.primary, condition.machine)
             grouped.setdefault(key, []).append(board)
-    for (protocol, metric), members in sorted(grouped.items()):
-        yield summarise(protocol, metric, members)
+    several = len({machine for *_, machine in grouped}) > 1
+    for (protocol, metric, machine), members in sorted(grouped.items()):
+        yield replace(summarise(protocol, metric, members), machine=machine if several else "")
 
 
 def summarise(protocol: str, metric: str, boards: Sequence[TaskBoard]) -> ProtocolBoard:

@@ -49,11 +49,13 @@ class Condition(NamedTuple):
     @property
     def text(self) -> str:
         """The condition in words, without the task's name."""
+        return f"version {self.version} · {budget_text(json.loads(self.budget))} · selection: {self.selection} · {self.machine}"
+
+    @property
+    def machine(self) -> str:
+        """What the runs computed on, in words."""
         threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
-        return (
-            f"version {self.version} · {budget_text(json.loads(self.budget))} · selection: {self.selection} · "
-            f"{self.device}, {self.precision}, {threads}"
-        )
+        return f"{self.device}, {self.precision}, {threads}"
 
 
 class Outcome(NamedTuple):

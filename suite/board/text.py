@@ -52,7 +52,10 @@ def protocol_text(board: ProtocolBoard) -> str:
             (rank, row.label, formats.number(row.mean, metric), formats.number(row.worst, metric), row.worst_task,
              "; ".join(notes))
         )  # fmt: skip
-    text = [f"over all {len(board.tasks)} {board.protocol} tasks: {metric.title.lower()}, {metric.better} is better"]
+    on = f" on {board.machine}" if board.machine else ""
+    text = [
+        f"over all {len(board.tasks)} {board.protocol} tasks{on}: {metric.title.lower()}, {metric.better} is better"
+    ]
     text += _aligned(lines, (2, 3))
     text += [board.note] if board.note else []
     if board.partial:

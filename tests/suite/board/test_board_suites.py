@@ -125,6 +125,20 @@ def test_protocols_and_metrics_are_not_averaged_with_each_other(run_of) -> None:
     assert [(item.metric, len(item.tasks)) for item in suite.protocols] == [("error", 1), ("nll", 1)]
 
 
+def test_devices_are_not_averaged_with_each_other(run_of) -> None:
+    specs = [
+        spec_of("one", "a", seed).model_copy(update={"device": device})
+        for device in ("cpu", "cuda")
+        for seed in range(3)
+    ]
+    budget = '{"currency":"passes","limit":100.0,"memory_mb":4096,"wall_seconds":600.0}'
+    runs = [run_of("a", s.seed, 0.1, run_id=s.run_id, task="one", device=s.device, budget=budget) for s in specs]
+    suite = score_suite(TinySuite(tuple(specs)), runs, Catalogue())
+    assert [item.machine for item in suite.protocols] == ["cpu, fp32, 1 thread", "cuda, fp32, 1 thread"]
+    suite = score_suite(TinySuite(tuple(specs[:3])), runs, Catalogue())
+    assert [item.machine for item in suite.protocols] == [""]
+
+
 def test_a_method_without_any_run_says_so(run_of) -> None:
     specs = tuple(spec_of("toy", method, seed) for method in ("a", "b") for seed in range(3))
     budget = '{"currency":"passes","limit":100.0,"memory_mb":4096,"wall_seconds":600.0}'
