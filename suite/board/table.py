@@ -49,7 +49,8 @@ class Condition(NamedTuple):
     @property
     def text(self) -> str:
         """The condition in words, without the task's name."""
-        return f"version {self.version} · {budget_text(json.loads(self.budget))} · selection: {self.selection} · {self.machine}"
+        budget = budget_text(json.loads(self.budget))
+        return f"version {self.version} · {budget} · selection: {self.selection} · {self.machine}"
 
     @property
     def machine(self) -> str:
