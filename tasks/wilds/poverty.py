@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import zipfile
 import zlib
@@ -37,6 +38,13 @@ _COUNTRIES = (
     "tanzania", "togo", "uganda", "zambia", "zimbabwe",
 )  # fmt: skip
 _EPOCHS = 200
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataMissing(f"{path} cannot be read: {error.strerror}. {REMEDY}") from None
 
 
 @register_task(
@@ -148,16 +156,17 @@ class WildsPoverty(WildsTask):
         paths = [root / name.decode() for name in public["paths"][indices]]
         pixels = np.empty((len(paths), len(BANDS), self.side, self.side), np.float32)
         with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as threads:
-            for row, picture in enumerate(threads.map(self._read, paths)):
-                pixels[row] = picture
+            for row, raw in enumerate(threads.map(_bytes, paths)):
+                pixels[row] = self._decoded(raw, paths[row])
         return torch.from_numpy(pixels)
 
-    def _read(self, path: Path) -> Array:
+    def _decoded(self, raw: bytes, path: Path) -> Array:
+        """Not in the threads: NumPy parses headers by `ast`, which Python 3.11 cannot in two threads at once."""
         expected = (len(BANDS), self.side, self.side)
         try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            with np.load(io.BytesIO(raw), allow_pickle=False) as arrays:
                 picture: Array = arrays["x"]
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise DataMissing(f"{path} is no whole picture: {error}. {REMEDY}") from None
         if picture.shape != expected or not np.isfinite(picture).all():
             raise DataMissing(f"{path} holds {picture.shape}, expected {expected} of finite numbers. {REMEDY}")

@@ -241,7 +241,7 @@ class Walks(StreamMethod):
                 if self.matches(values, truth):
                     found.append(f"array at {path}")
             elif issubclass(kind, dict):
-                stack += [(value, f"{path}.{key!r:.40}") for key, value in list(item.items())]
+                stack += [(value, f"{path}.{key!r:.40}") for key, value in list(dict.items(item))]
             elif issubclass(kind, (list, tuple, set, frozenset)):
                 if len(item) >= 50 and self.matches_list(item, truth):
                     found.append(f"{type(item).__name__} at {path}")
