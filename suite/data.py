@@ -93,7 +93,7 @@ class Dataset:
     @property
     def bytes_on_disk(self) -> int:
         members = sum(member.size for member in self.members)
-        return max(members, self.size) if self.kind in ("web", "folder") else members
+        return max(members, self.size) if self.kind in ("web", "folder", "hub") else members
 
     @property
     def bytes_to_fetch(self) -> int:

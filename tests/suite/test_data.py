@@ -538,7 +538,7 @@ def test_the_project_describes_every_set_fully_and_names_no_index_host() -> None
         assert dataset.homepage.startswith("http")
         pinned = all(len(member.sha256) == 64 and member.size > 0 for member in dataset.members)
         assert pinned or dataset.kind in ("web", "folder") or (dataset.kind == "hub" and len(dataset.revision) == 40)
-        assert dataset.bytes_on_disk > 0 or dataset.kind == "hub"
+        assert dataset.bytes_on_disk > 0
         for download in dataset.downloads:
             algorithm, _, digest = download.digest.partition(":")
             assert len(digest) == {"sha256": 64, "md5": 32}[algorithm]
