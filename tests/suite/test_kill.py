@@ -17,6 +17,7 @@ import pytest
 
 from selfbench.suite import record as records
 from selfbench.suite.store import Store
+from selfbench.suite.suites import load_suite
 
 SPECS = ["run", "-t", "toy-stream", "-m", "source", "-m", "norm", "-m", "tent", "-s", "0-3"]
 RUNS = 12
@@ -65,7 +66,7 @@ def campaign_survives(results: Path, specs: list[str], runs: int, kills: int, wi
             for path in before:
                 path.unlink()
             before = {}
-    assert start(results, specs).wait(timeout=600) == 0
+    assert start(results, specs).wait(timeout=900) == 0
     after = finished(results)
     assert before.items() <= after.items()
     assert len(after) == runs
@@ -80,8 +81,8 @@ def test_kill_and_run_again(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_fifty_kills_of_quick(tmp_path: Path) -> None:
     """The real suite: every kill falls anywhere from start-up to late in the campaign."""
-    specs = ["run", "--suite", "quick"]
-    campaign_survives(tmp_path / "results", specs, runs=30 + 12, kills=50, window=40.0, seed=1)
+    runs = len(load_suite("quick").specs)
+    campaign_survives(tmp_path / "results", ["run", "--suite", "quick"], runs, kills=50, window=40.0, seed=1)
 
 
 def test_two_campaigns_at_once_neither_lose_nor_double(tmp_path: Path) -> None:

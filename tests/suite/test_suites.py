@@ -45,7 +45,8 @@ def test_quick_has_three_seeds_and_a_baseline_on_every_task() -> None:
     for spec in suite.specs:
         by_task.setdefault(spec.task.name, set()).add(spec.method.name)
     for methods in by_task.values():
-        assert methods & {"source", "supervised", "sft"}
+        assert methods & {"source", "supervised", "erm", "sft"}
+        assert len(methods) >= 3
 
 
 def test_runs_are_ordered_by_task_seed_and_method_as_listed(write) -> None:
