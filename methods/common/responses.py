@@ -32,6 +32,29 @@ def vote(answers: Sequence[str | None]) -> tuple[str | None, float]:
     return answer, votes / len(answers)
 
 
+def judged(
+    view: PolicyView, known: dict[int, dict[str, bool]], numbers: Sequence[int], responses: Sequence[str]
+) -> list[bool]:
+    """The verifier's verdicts on responses to pool prompts `numbers`, asked for once an answer: `known` remembers them.
+
+    No more answers to a prompt are asked for than the verifier judges; the others count as wrong, as does what does
+    not parse.
+    """
+    answers = [view.parse(response) for response in responses]
+    asked: list[int] = []
+    for at, (number, answer) in enumerate(zip(numbers, answers, strict=True)):
+        own = known.setdefault(number, {})
+        if answer is not None and answer not in own and len(own) < view.verdicts:
+            own[answer] = False
+            asked.append(at)
+    right = view.verify([numbers[at] for at in asked], [responses[at] for at in asked])
+    for at, good in zip(asked, right, strict=True):
+        known[numbers[at]][str(answers[at])] = good
+    return [
+        answer is not None and known[number].get(answer, False) for number, answer in zip(numbers, answers, strict=True)
+    ]
+
+
 def refit(policy: Policy, view: PolicyView, kept: Sequence[Example], epochs: int) -> None:
     """Fine-tune the first policy, not the one that answered, on the demonstrations and what was kept."""
     policy.use("base")

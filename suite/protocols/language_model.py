@@ -25,6 +25,10 @@ _WINDOW, _SIMILAR = 8, 8
 sorting them all would put like problems together."""
 _FINE = 1 << 40
 """Steps into which probabilities are cut for `top_p`: sums of integers are exact in any order, on any device."""
+_SHARED = 16
+"""A beginning that all prompts share, such as that of a chat template, is run once where it has so many tokens."""
+_LARGE = 4096
+"""Of a vocabulary from here on, logits are computed at those places alone where they are asked for."""
 
 
 class Tokenizer(Protocol):
@@ -94,16 +98,25 @@ def generate(
     rows: int,
     generator: torch.Generator,
     charge: Callable[[int, int], None] = lambda sequences, tokens: None,
+    begun: Sequence[str] = (),
+    ends: Sequence[int] = (),
 ) -> list[list[str]]:
     """`n` responses to every prompt, of at most `max_new` tokens each.
 
     `charge(sequences, tokens)` is told before the work: the sequences of a batch, then the tokens of every step, of
-    which sequences that have stopped take none.
+    which sequences that have stopped take none. `begun`, one a prompt, are responses that go on, each ending in
+    `CUT_OFF`; their tokens count among `max_new`, and one that leaves no room gets no response. Tokens `ends` end a
+    response as `max_new` does: it is unfinished, and ends in `CUT_OFF`.
     """
     if not len(prompts):
         return []
     ids, lengths = tokenizer.encode(prompts)
+    room = np.full(len(ids), max_new)
+    if len(begun):
+        joined = join(tokenizer, prompts, begun, unfinished=True)
+        ids, lengths, room = joined.ids, joined.lengths, max_new - (joined.lengths - joined.starts)
     order = np.argsort(lengths, kind="stable")
+    order = order[room[order] > 0]
     found: list[list[str]] = [[] for _ in prompts]
     per = max(1, rows // n)
     with torch.no_grad():
@@ -111,11 +124,12 @@ def generate(
             chosen = order[start : start + per]
             charge(len(chosen) * n, 0)
             made = _generate_batch(
-                model, tokenizer, ids[chosen], lengths[chosen], n, sampling, max_new, generator, charge
+                model, tokenizer, ids[chosen], lengths[chosen], n, sampling, room[chosen], ends, generator, charge
             )
             texts = tokenizer.decode(made)
             for at, prompt in enumerate(chosen.tolist()):
-                found[prompt] = texts[at * n : (at + 1) * n]
+                first = begun[prompt].removesuffix(CUT_OFF) if len(begun) else ""
+                found[prompt] = [first + text for text in texts[at * n : (at + 1) * n]]
     return found
 
 
@@ -126,38 +140,117 @@ def _generate_batch(
     lengths: Array,
     n: int,
     sampling: Sampling,
-    max_new: int,
+    room: Array,
+    ends: Sequence[int],
     generator: torch.Generator,
     charge: Callable[[int, int], None],
 ) -> Array:
-    """Token ids (B n, T), T at most `max_new`, the samples of a prompt beside each other."""
+    """Token ids (B n, T), padded where a response has ended, the samples of a prompt beside each other.
+
+    `room` (B,), at least 1, says how many tokens each of a prompt's responses may have.
+    """
     device = generator.device
-    longest = int(lengths.max())
-    column = np.arange(longest) - (longest - lengths)[:, None]
-    prompt = np.where(column >= 0, np.take_along_axis(ids, np.maximum(column, 0), axis=1), tokenizer.pad)
-    inside = torch.from_numpy(column >= 0).to(device)
-    # Without padding the causal mask alone is right, and faster.
-    mask = None if bool((lengths == longest).all()) else inside
-    positions = torch.from_numpy(np.maximum(column, 0)).to(device)
-    cache = _new_cache()
-    logits = _next_logits(model, torch.from_numpy(prompt).to(device), mask, positions, cache)
+    most = int(room.max())
+    logits, mask, cache = _read(model, ids, lengths, tokenizer.pad, device)
     if n > 1:
         cache.batch_repeat_interleave(n)
         logits = logits.repeat_interleave(n, dim=0)
         mask = mask.repeat_interleave(n, dim=0) if mask is not None else None
     position = torch.from_numpy(lengths).to(device).repeat_interleave(n)[:, None]
     done = torch.zeros(len(logits), dtype=torch.bool, device=device)
+    # Where all may be equally long, the number of steps alone ends them.
+    shorter = torch.from_numpy(room).to(device).repeat_interleave(n) if bool((room < most).any()) else None
+    closing = torch.tensor(list(ends), device=device)
     tokens: list[Tensor] = []
     while True:
         charge(0, int((~done).sum()))
         token = _choose(logits, sampling, tokenizer.pad, generator).masked_fill(done, tokenizer.pad)
         tokens.append(token)
         done |= token == tokenizer.stop
-        if len(tokens) == max_new or bool(done.all()):
+        if len(ends):
+            done |= torch.isin(token, closing)
+        if shorter is not None:
+            done |= shorter <= len(tokens)
+        if len(tokens) == most or bool(done.all()):
             return torch.stack(tokens, dim=1).cpu().numpy()
         if mask is not None:
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
         logits = _next_logits(model, token[:, None], mask, position + len(tokens) - 1, cache)
+
+
+def _read(
+    model: nn.Module, ids: Array, lengths: Array, pad: int, device: torch.device
+) -> tuple[Tensor, Tensor | None, Any]:
+    """Run the prompts ids (B, L), padded on the left: logits (B, V) after each, attention mask, keys and values.
+
+    What all of them begin with is run once, where that is worth it.
+    """
+    cache = _new_cache()
+    shared = _shared_beginning(ids, lengths)
+    if shared:
+        _run(model, torch.from_numpy(ids[:1, :shared]).to(device), cache)
+        cache.batch_repeat_interleave(len(ids))
+    rest = lengths - shared
+    longest = int(rest.max())
+    column = np.arange(longest) - (longest - rest)[:, None]
+    prompt = np.where(column >= 0, np.take_along_axis(ids, np.maximum(column, 0) + shared, axis=1), pad)
+    # Without padding the causal mask alone is right, and faster.
+    mask = None
+    if not bool((rest == longest).all()):
+        inside = np.concatenate([np.ones((len(ids), shared), bool), column >= 0], axis=1)
+        mask = torch.from_numpy(inside).to(device)
+    positions = torch.from_numpy(np.maximum(column, 0) + shared).to(device)
+    return _next_logits(model, torch.from_numpy(prompt).to(device), mask, positions, cache), mask, cache
+
+
+def _shared_beginning(ids: Array, lengths: Array) -> int:
+    """With how many equal tokens all of ids (N, L) begin, one of each left out; 0 where it is not worth sharing."""
+    if len(ids) < 2:
+        return 0
+    most = int(lengths.min()) - 1
+    unlike = (ids[:, :most] != ids[:1, :most]).any(axis=0)
+    shared = int(unlike.argmax()) if unlike.any() else most
+    return shared if shared >= _SHARED else 0
+
+
+def likeliest(
+    model: nn.Module,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    options: Sequence[Sequence[str]],
+    rows: int,
+    device: torch.device,
+) -> Array:
+    """The number (Q,) of the option with the largest log-probability after each of Q prompts, summed over its tokens.
+
+    No stop symbol is scored. A prompt is run once for all of its options, at most `rows` of which are scored at a time.
+    """
+    ids, lengths = tokenizer.encode(prompts)
+    counts = np.array([len(group) for group in options])
+    firsts = np.cumsum(counts) - counts
+    flat, sizes = tokenizer.encode([text for group in options for text in group])
+    scores = np.empty(len(flat))
+    order, per = np.argsort(lengths, kind="stable"), max(1, rows // int(counts.max(initial=1)))
+    with torch.no_grad():
+        for start in range(0, len(order), per):
+            chosen = order[start : start + per]
+            rows_of = np.concatenate([np.arange(firsts[at], firsts[at] + counts[at]) for at in chosen])
+            group = torch.from_numpy(np.repeat(np.arange(len(chosen)), counts[chosen])).to(device)
+            logits, mask, cache = _read(model, ids[chosen], lengths[chosen], tokenizer.pad, device)
+            cache.batch_select_indices(group)
+            tokens = torch.from_numpy(flat[rows_of, : int(sizes[rows_of].max())]).to(device)
+            inside = torch.arange(tokens.shape[1], device=device) < torch.from_numpy(sizes[rows_of]).to(device)[:, None]
+            logits = logits[group, None].float()
+            if tokens.shape[1] > 1:
+                before = torch.from_numpy(lengths[chosen]).to(device)[group, None]
+                positions = before + torch.arange(tokens.shape[1] - 1, device=device)
+                if mask is not None:
+                    mask = torch.cat([mask[group], torch.ones_like(inside[:, 1:])], dim=1)
+                more = _run(model, tokens[:, :-1], cache, mask, positions, tokens.shape[1] - 1).logits
+                logits = torch.cat([logits, more.float()], dim=1)
+            nll = F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="none").view_as(tokens)
+            scores[rows_of] = -(nll * inside).sum(dim=1).double().cpu().numpy()
+    return np.array([scores[at : at + n].argmax() for at, n in zip(firsts, counts, strict=True)], np.int64)
 
 
 def _choose(logits: Tensor, sampling: Sampling, pad: int, generator: torch.Generator) -> Tensor:
@@ -184,6 +277,8 @@ class Sequences:
     ids: Array
     starts: Array
     lengths: Array
+    shared: int = 0
+    """How many tokens all prompts begin with, as far as it is worth running them once."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -194,6 +289,11 @@ class Sequences:
         column = np.arange(longest)
         response = (column >= self.starts[chosen, None]) & (column < self.lengths[chosen, None])
         return torch.from_numpy(self.ids[chosen, :longest]).to(device), torch.from_numpy(response).to(device)
+
+    def logprobs(self, model: nn.Module, chosen: Array, device: torch.device) -> Tensor:
+        """Log-probabilities (B,) of the responses `chosen`, summed over their tokens."""
+        first = int(self.starts[chosen].min())
+        return response_logprobs(model, *self.batch(chosen, device), shared=self.shared, first=first)
 
     def batches(self, size: int, draw: np.random.Generator | None = None) -> Iterator[Array]:
         """Indices in batches, sorted by length; `draw` shuffles them, and sorts within every `_WINDOW` batches
@@ -207,33 +307,57 @@ class Sequences:
         yield from cut if draw is None else (cut[at] for at in draw.permutation(len(cut)))
 
 
-def join(tokenizer: Tokenizer, prompts: Sequence[str], responses: Sequence[str]) -> Sequences:
-    """The token sequences of prompts with their responses; raises `ValueError` on a response that was cut off."""
+def join(
+    tokenizer: Tokenizer, prompts: Sequence[str], responses: Sequence[str], unfinished: bool = False
+) -> Sequences:
+    """The token sequences of prompts with their responses.
+
+    Raises `ValueError` on a response that was cut off, unless `unfinished` ones are welcome: they have no stop symbol.
+    """
     if len(prompts) != len(responses):
         raise ValueError(f"{len(prompts)} prompts, but {len(responses)} responses")
-    if any(response.endswith(CUT_OFF) for response in responses):
+    whole = np.array([not response.endswith(CUT_OFF) for response in responses], np.int64)
+    if not unfinished and not whole.all():
         raise ValueError("a response that was cut off cannot be scored or trained on: leave out what does not parse")
     first, starts = tokenizer.encode(prompts)
-    second, more = tokenizer.encode(responses)
-    lengths = starts + more + 1
+    second, more = tokenizer.encode([response.removesuffix(CUT_OFF) for response in responses])
+    lengths = starts + more + whole
     ids = np.full((len(prompts), int(lengths.max(initial=1))), tokenizer.pad, np.int64)
     column = np.arange(ids.shape[1])
     ids[column < starts[:, None]] = first[np.arange(first.shape[1]) < starts[:, None]]
-    ids[(column >= starts[:, None]) & (column < lengths[:, None] - 1)] = second[
+    ids[(column >= starts[:, None]) & (column < (starts + more)[:, None])] = second[
         np.arange(second.shape[1]) < more[:, None]
     ]
-    ids[np.arange(len(ids)), lengths - 1] = tokenizer.stop
-    return Sequences(ids, starts, lengths)
+    ids[np.flatnonzero(whole), lengths[whole == 1] - 1] = tokenizer.stop
+    return Sequences(ids, starts, lengths, _shared_beginning(ids, starts))
 
 
-def response_logprobs(model: nn.Module, ids: Tensor, response: Tensor) -> Tensor:
+def response_logprobs(model: nn.Module, ids: Tensor, response: Tensor, shared: int = 0, first: int = 1) -> Tensor:
     """Log-probabilities (B,) of the response tokens, summed; ids (B, T), response (B, T) says which they are.
 
-    Padding comes last, where a causal model cannot look.
+    Padding comes last, where a causal model cannot look. The first `shared` tokens, equal in all rows and of prompts,
+    are run once, their gradient included. Nothing before the token `first` belongs to a response.
     """
-    logits = model(input_ids=ids[:, :-1], use_cache=False).logits.float()
-    nll = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none").view_as(ids[:, 1:])
-    return -(nll * response[:, 1:]).sum(dim=1)
+    cache: Any = None
+    if shared:
+        cache = _new_cache()
+        _run(model, ids[:1, :shared], cache)
+        cache.batch_repeat_interleave(len(ids))
+    first = first if _has_large_head(model) else shared + 1
+    kept = ids.shape[1] - first
+    logits = _run(model, ids[:, shared:-1], cache, kept=kept).logits.float()
+    nll = F.cross_entropy(logits.flatten(0, 1), ids[:, first:].flatten(), reduction="none").view_as(ids[:, first:])
+    return -(nll * response[:, first:]).sum(dim=1)
+
+
+def last_logits(model: nn.Module, ids: Array, lengths: Array, pad: int, device: torch.device) -> Tensor:
+    """Logits (B, V) after the last token of each sequence: of ids (B, L) the first `lengths` (B,) belong to it."""
+    longest = int(lengths.max())
+    column = np.arange(longest) - (longest - lengths)[:, None]
+    left = np.where(column >= 0, np.take_along_axis(ids, np.maximum(column, 0), axis=1), pad)
+    mask = None if bool((lengths == longest).all()) else torch.from_numpy(column >= 0).to(device)
+    positions = torch.from_numpy(np.maximum(column, 0)).to(device)
+    return _run(model, torch.from_numpy(left).to(device), None, mask, positions).logits[:, -1].float()  # type: ignore[no-any-return]
 
 
 def sft_loss(logprobs: Tensor, tokens: Tensor, weights: Tensor) -> Tensor:
@@ -261,13 +385,32 @@ def _new_cache() -> Any:
 
 def _next_logits(model: nn.Module, ids: Tensor, mask: Tensor | None, positions: Tensor, cache: Any) -> Tensor:
     """Logits (B, V) after the last of ids (B, T); the keys and values of `cache` come before, and grow."""
-    # Later versions of transformers call it `cache`.
-    name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
-    output = model(
-        input_ids=ids,
-        attention_mask=mask.long() if mask is not None else None,
-        position_ids=positions,
-        use_cache=True,
-        **{name: cache},
-    )
-    return output.logits[:, -1]  # type: ignore[no-any-return]
+    return _run(model, ids, cache, mask, positions).logits[:, -1]  # type: ignore[no-any-return]
+
+
+def _has_large_head(model: nn.Module) -> bool:
+    config: Any = getattr(model, "config", None)
+    return int(getattr(config, "vocab_size", 0)) >= _LARGE
+
+
+def _run(
+    model: nn.Module,
+    ids: Tensor,
+    cache: Any = None,
+    mask: Tensor | None = None,
+    positions: Tensor | None = None,
+    kept: int = 1,
+) -> Any:
+    """The output of `model` for ids (B, T) after the keys and values of `cache`, which grow; without a cache, alone.
+
+    Of a large vocabulary the logits are those of the last `kept` tokens.
+    """
+    more: dict[str, Any] = {"logits_to_keep": kept} if _has_large_head(model) else {}
+    if cache is not None:
+        # Later versions of transformers call it `cache`.
+        more["cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"] = cache
+    if mask is not None:
+        more["attention_mask"] = mask.long()
+    if positions is not None:
+        more["position_ids"] = positions
+    return model(input_ids=ids, use_cache=cache is not None, **more)

@@ -20,6 +20,8 @@ from ..hyper import hyper
 from .optimisation import Recipe
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ..data import Data
     from .language_model import Tokenizer
     from .policy_loop import Policy, PolicyView
@@ -38,6 +40,13 @@ class Pair(NamedTuple):
     prompt: str
     chosen: str
     rejected: str
+
+
+class Cloze(NamedTuple):
+    """Prompts (Q,) and the options of each, of which a model means the one that is likeliest to follow."""
+
+    prompts: Sequence[str]
+    options: Sequence[Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -76,10 +85,13 @@ class PolicyTask:
     max_new: ClassVar[int]
     """Tokens after which a response is cut off, the stop symbol included."""
     votes: ClassVar[int] = 8
-    """Samples a test prompt for the majority vote and pass@k."""
+    """Samples a test prompt for the majority vote and pass@k; without any, neither is measured."""
     vote_temperature: ClassVar[float] = 0.7
     verdicts: ClassVar[int] = 64
     """How many different answers to one prompt the verifier judges in a run: too few to find the answer by asking."""
+    step_ends: ClassVar[str] = ""
+    """Symbols, each one token, that end a step of a response; the stop symbol ends its last one. Without any, a
+    response is one step."""
     rows: ClassVar[int] = 1024
     """How many sequences are generated or scored at a time."""
 
@@ -93,6 +105,12 @@ class PolicyTask:
         Only parameters that require a gradient are trained, kept and checkpointed.
         """
         raise NotImplementedError
+
+    def policy(self, weights: Mapping[str, Tensor], precision: str) -> nn.Module:
+        """The first policy: `model` with the bundle's weights. What is not trained may be held in `precision`."""
+        model = self.model()
+        model.load_state_dict(weights)
+        return model
 
     def tokenizer(self) -> Tokenizer:
         raise NotImplementedError
@@ -109,6 +127,15 @@ class PolicyTask:
         """The final answer in a response, None where it is not of the declared form: a strict parser."""
         raise NotImplementedError
 
+    def steps(self, response: str) -> list[str]:
+        """The steps of a whole response, each with the symbol that ends it; joined they are the response."""
+        found = [""]
+        for symbol in response:
+            found[-1] += symbol
+            if symbol in self.step_ends:
+                found.append("")
+        return found
+
     def hinted(self, prompt: str, answer: str) -> str:
         """`prompt` with the true answer given away, for rationales; for tasks that grant `answers`."""
         raise NotImplementedError
@@ -120,6 +147,26 @@ class PolicyTask:
     def solutions(self, private: Mapping[str, Array], indices: Array) -> list[str]:
         """Worked responses to the problems `indices`; called by the scorer alone, for tasks that grant `solutions`."""
         raise NotImplementedError
+
+    def scores(self, answers: Sequence[str | None], truths: Sequence[str]) -> Mapping[str, float]:
+        """`accuracy`, and what else is worth a column, of the greedy answers to all test problems in their order."""
+        return {"accuracy": sum(a == b for a, b in zip(answers, truths, strict=True)) / len(truths)}
+
+    def lenient(self, response: str) -> str | None:
+        """The answer by a second, lenient parser, whose accuracy is a column; a task that has one overrides this."""
+        return self.answer(response)
+
+    def cloze(self, public: Mapping[str, Array], indices: Array) -> Cloze | None:
+        """For tasks that are answered by likelihood in place of generation: the options of the problems `indices`."""
+        return None
+
+    def probes(self, public: Mapping[str, Array]) -> Mapping[str, Cloze]:
+        """What else is measured after every round, off the meter, such as what a policy has forgotten: by name."""
+        return {}
+
+    def probe_answers(self, private: Mapping[str, Array]) -> Mapping[str, Array]:
+        """The numbers (Q,) of the right options of every probe; called by the scorer alone."""
+        return {}
 
     def groups(self, prompts: Sequence[str]) -> list[str] | None:
         """Kinds of problems by which the accuracy is shown apart, one a prompt, or None."""

@@ -19,8 +19,9 @@ from . import language_model
 from .context import Context, autocast
 from .language_model import Sampling, Sequences
 from .optimisation import make_optimizer
-from .policy import Example, Pair, PolicyMethod, PolicyTask
+from .policy import Cloze, Example, Pair, PolicyMethod, PolicyTask
 from .texts import pack, unpack
+from .value_model import ValueModel
 
 BASE = "base"
 """The name under which the first policy is kept, always."""
@@ -50,6 +51,8 @@ class Policy:
         self._model = model.eval()
         self._task, self._meter, self._context = task, meter, context
         self._tokenizer = task.tokenizer()
+        symbols = list(task.step_ends)
+        self._ends = self._tokenizer.encode(symbols)[0].ravel().tolist() if symbols else []
         self._seed, self._device = context.spec.seed, context.device
         self._lr = task.recipe.lr * lr_scale
         self._numbers = {prompt: number for number, prompt in enumerate(pool)}
@@ -62,18 +65,25 @@ class Policy:
         self, prompts: Sequence[str], n: int = 1, temperature: float = 1.0, top_p: float = 1.0, under: str = ""
     ) -> list[list[str]]:
         """`n` responses to every prompt; temperature 0 is greedy. `under` names kept weights to use instead."""
-        with self._under(under), autocast(self._context):
-            return language_model.generate(
-                self._model,
-                self._tokenizer,
-                prompts,
-                n,
-                Sampling(temperature, top_p),
-                max_new=self._task.max_new,
-                rows=self._task.rows,
-                generator=self._generator("generate"),
-                charge=lambda sequences, tokens: self._meter.charge(forward=sequences, tokens=tokens),
-            )
+        return self._generate(prompts, n, Sampling(temperature, top_p), under)
+
+    def step(
+        self,
+        prompts: Sequence[str],
+        begun: Sequence[str],
+        n: int = 1,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        under: str = "",
+    ) -> list[list[str]]:
+        """`n` responses to every prompt that go one step further than `begun`, one a prompt.
+
+        What is unfinished, among the given ones and the returned ones, ends in `CUT_OFF`, which alone is a response of
+        which nothing is there yet. One that is as long as the task allows goes on in none.
+        """
+        if not len(prompts):
+            return []
+        return self._generate(prompts, n, Sampling(temperature, top_p), under, begun, self._ends)
 
     def logprobs(self, prompts: Sequence[str], responses: Sequence[str], mean: bool = False, under: str = "") -> Tensor:
         """log pi(response | prompt) (N,), float64 on the CPU: over the tokens of the response and its stop symbol,
@@ -108,7 +118,7 @@ class Policy:
 
         def loss(chosen: Array) -> Tensor:
             at = torch.from_numpy(chosen).to(self._device)
-            logprobs = language_model.response_logprobs(self._model, *sequences.batch(chosen, self._device))
+            logprobs = sequences.logprobs(self._model, chosen, self._device)
             return language_model.sft_loss(logprobs, tokens[at], weight[at])
 
         return self._train(sequences, sequences.lengths, 1, loss, epochs, lr_scale)
@@ -146,7 +156,7 @@ class Policy:
         def loss(at: Array) -> Tensor:
             rows = np.concatenate([at, at + n])
             index = torch.from_numpy(rows).to(self._device)
-            gained = language_model.response_logprobs(self._model, *both.batch(rows, self._device)) - before[index]
+            gained = both.logprobs(self._model, rows, self._device) - before[index]
             better, worse = gained.split(len(at))  # type: ignore[no-untyped-call]
             first = index[: len(at)]
             return language_model.dpo_loss(better, worse, label[first], weight[first], beta)
@@ -160,15 +170,12 @@ class Policy:
             raise ValueError(f"weights cannot be kept under {name!r}")
         if name not in self._kept and len(self._kept) >= _MOST_KEPT:
             raise MethodError(f"a policy keeps the weights of {_MOST_KEPT - 1} names beside '{BASE}'; forget one first")
-        self._kept[name] = {key: value.detach().clone() for key, value in self._trained()}
+        self._kept[name] = self._copied()
         self._reference.clear()
 
     def use(self, name: str) -> None:
         """Put back the weights that are kept under `name`."""
-        kept = self._named(name)
-        with torch.no_grad():
-            for key, value in self._trained():
-                value.copy_(kept[key])
+        self._load(self._named(name))
 
     def forget(self, name: str) -> None:
         """Drop the weights that are kept under `name`."""
@@ -176,6 +183,10 @@ class Policy:
             raise ValueError(f"'{BASE}' is kept to the end")
         del self._kept[name]
         self._reference.clear()
+
+    def value_model(self) -> ValueModel:
+        """A new model of the values of responses, with the policy's weights as they stand; make it in `setup`."""
+        return ValueModel(self)
 
     # What follows is for the harness.
 
@@ -190,26 +201,69 @@ class Policy:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self._kept = {name: dict(weights) for name, weights in state["kept"].items()}
-        with torch.no_grad():
-            for key, value in self._trained():
-                value.copy_(state["weights"][key])
+        self._load(state["weights"])
 
-    def evaluate(self, prompts: Sequence[str], number: int) -> dict[str, Array]:
-        """Greedy responses (T) and `votes` samples each (T votes), as packed texts; off the meter."""
+    def evaluate(
+        self, prompts: Sequence[str], number: int, cloze: Cloze | None = None, probes: Mapping[str, Cloze] = {}
+    ) -> dict[str, Array]:
+        """Greedy responses (T) and `votes` samples each (T votes), as packed texts; off the meter.
+
+        With a `cloze` of the prompts, the likeliest options (T) take the place of greedy responses. Of every probe, the
+        numbers (Q,) of the likeliest options, under `probe:` and its name.
+        """
         task = self._task
         generator = torch.Generator(self._device).manual_seed(derive(self._seed, "evaluation", number))
         found = {}
         with self._meter.paused(), autocast(self._context):
             for name, n, temperature in (("greedy", 1, 0.0), ("votes", task.votes, task.vote_temperature)):
+                if not n or (cloze and name == "greedy"):
+                    found[name] = pack([])
+                    continue
                 made = language_model.generate(
                     self._model, self._tokenizer, prompts, n, Sampling(temperature),
                     max_new=task.max_new, rows=task.rows, generator=generator,
                 )  # fmt: skip
                 found[name] = pack([response for group in made for response in group])
+            if cloze:
+                chosen = self._likeliest(cloze).tolist()
+                found["greedy"] = pack([options[at] for options, at in zip(cloze.options, chosen, strict=True)])
+            found |= {f"probe:{name}": self._likeliest(probe) for name, probe in probes.items()}
         return found
+
+    def _likeliest(self, cloze: Cloze) -> Array:
+        return language_model.likeliest(
+            self._model, self._tokenizer, cloze.prompts, cloze.options, self._task.rows, self._device
+        )
+
+    def _generate(
+        self,
+        prompts: Sequence[str],
+        n: int,
+        sampling: Sampling,
+        under: str,
+        begun: Sequence[str] = (),
+        ends: Sequence[int] = (),
+    ) -> list[list[str]]:
+        with self._under(under), autocast(self._context):
+            return language_model.generate(
+                self._model,
+                self._tokenizer,
+                prompts,
+                n,
+                sampling,
+                max_new=self._task.max_new,
+                rows=self._task.rows,
+                generator=self._generator("generate"),
+                charge=lambda sequences, tokens: self._meter.charge(forward=sequences, tokens=tokens),
+                begun=begun,
+                ends=ends,
+            )
 
     def _trained(self) -> list[tuple[str, nn.Parameter]]:
         return [(key, value) for key, value in self._model.named_parameters() if value.requires_grad]
+
+    def _copied(self) -> dict[str, Tensor]:
+        return {key: value.detach().clone() for key, value in self._trained()}
 
     def _named(self, name: str) -> dict[str, Tensor]:
         if name not in self._kept:
@@ -222,15 +276,23 @@ class Policy:
         if not name:
             yield
             return
-        self._named(name)
-        own = [value.detach().clone() for _, value in self._trained()]
-        self.use(name)
+        with self._holding(self._named(name)):
+            yield
+
+    @contextlib.contextmanager
+    def _holding(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
+        """Inside, the weights are copies of `weights`."""
+        own = self._copied()
+        self._load(weights)
         try:
             yield
         finally:
-            with torch.no_grad():
-                for (_, value), before in zip(self._trained(), own, strict=True):
-                    value.copy_(before)
+            self._load(own)
+
+    def _load(self, weights: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            for key, value in self._trained():
+                value.copy_(weights[key])
 
     def _generator(self, purpose: str) -> torch.Generator:
         return torch.Generator(self._device).manual_seed(self._next_seed(purpose))
@@ -252,8 +314,8 @@ class Policy:
         with self._under(under), torch.no_grad(), autocast(self._context):
             for chosen in sequences.batches(self._task.rows):
                 self._meter.charge(forward=len(chosen), tokens=int(sequences.lengths[chosen].sum()))
-                batch = sequences.batch(chosen, self._device)
-                values[torch.from_numpy(chosen)] = language_model.response_logprobs(self._model, *batch).double().cpu()
+                logprobs = sequences.logprobs(self._model, chosen, self._device)
+                values[torch.from_numpy(chosen)] = logprobs.double().cpu()
         return values
 
     def _referenced(self, both: Sequences, prompts: list[str], responses: list[str], under: str) -> Tensor:
@@ -267,7 +329,7 @@ class Policy:
         self._meter.charge(forward=len(cached), tokens=int(both.lengths[cached].sum()))
         values = torch.empty(len(both), dtype=torch.float64)
         if len(absent):
-            part = Sequences(both.ids[absent], both.starts[absent], both.lengths[absent])
+            part = Sequences(both.ids[absent], both.starts[absent], both.lengths[absent], both.shared)
             values[torch.from_numpy(absent)] = self._score(part, under)
         for at in cached.tolist():
             values[at] = self._reference[keys[at]]
@@ -276,11 +338,21 @@ class Policy:
         return values
 
     def _train(
-        self, sequences: Sequences, tokens: Array, per_item: int, loss: Any, epochs: int, lr_scale: float
+        self,
+        sequences: Sequences,
+        tokens: Array,
+        per_item: int,
+        loss: Any,
+        epochs: int,
+        lr_scale: float,
+        head: Sequence[nn.Parameter] = (),
     ) -> float:
-        """Train with a new optimiser on `loss(indices)`; an item holds `per_item` sequences of `tokens` (N,) in all."""
+        """Train with a new optimiser on `loss(indices)`; an item holds `per_item` sequences of `tokens` (N,) in all.
+
+        Parameters of a `head` are trained along.
+        """
         recipe = self._task.recipe
-        parameters = [value for _, value in self._trained()]
+        parameters = [*(value for _, value in self._trained()), *head]
         optimizer = make_optimizer(recipe, parameters)
         draw = rng(self._next_seed("train"))
         size = max(1, recipe.batch_size // per_item)
@@ -324,7 +396,8 @@ class PolicyView:
 
     `prompts`: the pool, without answers; `demonstrations`: prompts with worked responses. `answers` and `solutions` of
     the pool, one a prompt, are empty unless the method has declared the need of that name. `generator` is the method's
-    own random stream on the CPU; `rounds` says how many there are, `progress` which share of the budget is used.
+    own random stream on the CPU; `rounds` says how many there are, `progress` which share of the budget is used,
+    `verdicts` how many different answers to one prompt the verifier judges in all.
     """
 
     def __init__(
@@ -336,7 +409,7 @@ class PolicyView:
         context: Context,
     ) -> None:
         self._task, self._meter, self._context = task, meter, context
-        self.rounds = task.rounds
+        self.rounds, self.verdicts = task.rounds, task.verdicts
         self.prompts = task.prompts(public, plan["pool"])
         shown = task.prompts(public, plan["demonstrations"])
         self.demonstrations = [Example(*pair) for pair in zip(shown, unpack(plan["responses"]), strict=True)]
@@ -352,6 +425,10 @@ class PolicyView:
     def parse(self, response: str) -> str | None:
         """The final answer in a response, None where it has none of the task's strict form."""
         return self._task.answer(response)
+
+    def steps(self, response: str) -> list[str]:
+        """The steps of a whole response, which joined are the response."""
+        return self._task.steps(response)
 
     def hinted(self, prompt: str, answer: str) -> str:
         """`prompt` with `answer` given away, for rationales."""
@@ -390,16 +467,16 @@ def run_policy(
     A checkpoint is left after every round. When the budget ends within a round, that round does not count.
     """
     view = PolicyView(task, public, plan, meter, context)
-    test = task.prompts(public, plan["test"])
+    test, cloze, probes = task.prompts(public, plan["test"]), task.cloze(public, plan["test"]), task.probes(public)
     meter.counts.labels += len(view.demonstrations) + len(view.answers) + len(view.solutions)
-    model = task.model()
-    model.load_state_dict(weights)
+    model = task.policy(weights, context.spec.precision)
     policy = Policy(model.to(context.device), task, meter, context, view.prompts, method.lr_scale)
     torch.manual_seed(derive(context.spec.seed, "method"))
     number = 0
 
     def evaluate() -> None:
-        context.wire.send("round", policy.evaluate(test, number), index=number, tokens=meter.counts.tokens)
+        responses = policy.evaluate(test, number, cloze, probes)
+        context.wire.send("round", responses, index=number, tokens=meter.counts.tokens)
 
     try:
         with meter.running():

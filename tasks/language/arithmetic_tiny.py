@@ -44,7 +44,7 @@ WEIGHTS_SHA256 = "b480b3d7dafe547020865da433882703854cf48da8c435411cf708664c62c5
 
 class _ArithmeticTiny(PolicyTask):
     """What the two tasks share. A prompt is `47+85=`, its worked response `2^3^=132`: the last digit of the sum first,
-    each digit followed by whether it carries, then the sum.
+    each digit followed by whether it carries, then the sum: three steps.
 
     The 4,095 sums of two numbers from 10 to 99, of which a sum and its mirror image are one, are divided once: 300
     demonstrations, 600 test problems, and 3,195 others, of which the seed draws a pool of 1,000. A response counts when
@@ -60,6 +60,7 @@ class _ArithmeticTiny(PolicyTask):
     max_new: ClassVar[int] = 10
     votes: ClassVar[int] = 5
     verdicts: ClassVar[int] = 64
+    step_ends: ClassVar[str] = ".^"
     rows: ClassVar[int] = 2048
     clean_error: ClassVar[tuple[float, float]] = (0.68, 0.74)
 

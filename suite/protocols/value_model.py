@@ -1,0 +1,87 @@
+"""A model of the values of responses, whole and begun, beside the policy and metered as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ..bundle import Array
+from . import language_model
+from .context import autocast
+from .language_model import Sequences
+
+if TYPE_CHECKING:
+    from .policy_loop import Policy
+
+
+class ValueModel:
+    """The policy's architecture with weights of its own, and a linear head on the logits after the last token: that of
+    the code of ReST-MCTS* (arXiv:2406.03816).
+
+    An unfinished response ends in `CUT_OFF`; a whole one is valued after its stop symbol. Values lie in [0, 1]; a new
+    model's are 0. Tokens of prompts, responses and stop symbols are counted once a pass. A checkpoint holds the weights
+    where the model is an attribute of the method, made in `setup`.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._weights = policy._copied()
+        output: Any = policy._model.get_output_embeddings()  # type: ignore[operator]
+        self._slope = nn.Parameter(torch.zeros(output.weight.shape[0], device=policy._device))
+        self._offset = nn.Parameter(torch.zeros((), device=policy._device))
+
+    def values(self, prompts: Sequence[str], responses: Sequence[str]) -> Tensor:
+        """The values (N,) of responses, float64 on the CPU."""
+        if not len(prompts):
+            return torch.zeros(0, dtype=torch.float64)
+        policy = self._policy
+        sequences = language_model.join(policy._tokenizer, prompts, responses, unfinished=True)
+        values = torch.empty(len(sequences), dtype=torch.float64)
+        with policy._holding(self._weights), torch.no_grad(), autocast(policy._context):
+            for chosen in sequences.batches(policy._task.rows):
+                policy._meter.charge(forward=len(chosen), tokens=int(sequences.lengths[chosen].sum()))
+                values[torch.from_numpy(chosen)] = self._predict(sequences, chosen).double().cpu()
+        return values.clamp(0.0, 1.0)
+
+    def fit(
+        self,
+        prompts: Sequence[str],
+        responses: Sequence[str],
+        targets: Sequence[float],
+        epochs: int = 1,
+        lr_scale: float = 1.0,
+    ) -> float:
+        """Regression on `targets` (N,) by the mean squared error; returns the last batch's, NaN without responses."""
+        if not len(prompts):
+            return float("nan")
+        policy = self._policy
+        sequences = language_model.join(policy._tokenizer, prompts, responses, unfinished=True)
+        target = torch.as_tensor(targets, dtype=torch.float32, device=policy._device)
+
+        def loss(chosen: Array) -> Tensor:
+            at = torch.from_numpy(chosen).to(policy._device)
+            return (self._predict(sequences, chosen) - target[at]).square().mean()
+
+        with policy._holding(self._weights):
+            head = (self._slope, self._offset)
+            result = policy._train(sequences, sequences.lengths, 1, loss, epochs, lr_scale, head)
+            self._weights = policy._copied()
+        return result
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"weights": self._weights, "slope": self._slope.detach(), "offset": self._offset.detach()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._weights = {key: value.clone() for key, value in state["weights"].items()}
+        with torch.no_grad():
+            self._slope.copy_(state["slope"])
+            self._offset.copy_(state["offset"])
+
+    def _predict(self, sequences: Sequences, chosen: Array) -> Tensor:
+        policy = self._policy
+        ids, lengths = sequences.ids[chosen], sequences.lengths[chosen]
+        logits = language_model.last_logits(policy._model, ids, lengths, policy._tokenizer.pad, policy._device)
+        return logits @ self._slope + self._offset
