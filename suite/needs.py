@@ -14,6 +14,7 @@ NEEDS: Mapping[str, str] = {
     "domain-boundaries": "being told when the domain changes",
     "strong-augmentation": "a strong view of every input, beside the weak one",
     "domains": "the domain of every labelled and unlabelled example",
+    "test-inputs": "the test inputs, without labels, during training (transductive)",
     "oracle-labels": "the true classes of unlabelled examples (an upper bound)",
     "masked-tokens": "token ids as inputs, and a head on the model that predicts hidden ones",
     "verifier": "verdicts on answers to prompts of the pool",
@@ -24,6 +25,9 @@ NEEDS: Mapping[str, str] = {
 ORACLE = "oracle-labels"
 """For methods of the families of upper bounds alone."""
 
+TRANSDUCTIVE = "test-inputs"
+"""A task that does not grant it is inductive: no method may learn from the inputs it is tested on."""
+
 UPPER_BOUND_FAMILIES = ("oracle", "upper-bound")
 
 OUTPUTS: Mapping[str, str] = {
@@ -32,6 +36,7 @@ OUTPUTS: Mapping[str, str] = {
     "labels": "yes or no for each of K labels: logits (B, K)",
     "tokens": "one of K classes a token: logits (B, T, K)",
     "boxes": "boxes with classes",
+    "spans": "the first and the last of T places: logits (B, 2, T)",
 }
 """What the model of an adaptation task returns. A method names the kinds that it works on."""
 

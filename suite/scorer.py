@@ -17,7 +17,7 @@ from .bundle import Array, BundleFolder
 from .errors import MethodError
 from .files import write_atomic
 from .metrics import METRICS
-from .needs import ORACLE
+from .needs import ORACLE, TRANSDUCTIVE
 from .outcome import Outcome
 from .policy_scorer import PolicyScorer
 from .protocols.active import ActiveTask, Shown, learning_curve_area
@@ -142,7 +142,7 @@ class AdaptationScorer:
 
     def plan(self) -> dict[str, Array]:
         plan = {part.name: getattr(self._split, part.name) for part in fields(Split)}
-        if _may_see_all(self._spec):
+        if _granted(self._spec, ORACLE):
             plan["oracle"] = self._task.oracle(self._private, self._split.unlabeled)
         return plan
 
@@ -216,6 +216,8 @@ class AdaptationScorer:
         spent = RULES[self._spec.selection].labels
         labels = len(self._labels[spent]) if spent else 0
         diagnostics = {"selected_at": chosen["x"]}
+        if _granted(self._spec, TRANSDUCTIVE):
+            diagnostics["test_inputs_shown"] = float(len(self._split.test))
         kept = self._predictions(index) if self._task.keep_predictions else None
         return Outcome(scores.metrics, scores.groups, scores.n, curve, chosen["sha256"], diagnostics, labels, kept)
 
@@ -304,13 +306,13 @@ class ActiveScorer(AdaptationScorer):
         return replace(outcome, metrics=metrics, given_labels=self._labels_at(rounds))
 
 
-def _may_see_all(spec: RunSpec) -> bool:
-    """Whether the method is an upper bound that asks for the hidden classes of the pool, and the task grants them."""
+def _granted(spec: RunSpec, need: str) -> bool:
+    """Whether the method has declared `need` and the task grants it."""
     from . import registry
 
     method = registry.entries("method").get(spec.method.name)
     task = registry.entries("task").get(spec.task.name)
-    return bool(method and task and ORACLE in method.options["needs"] and ORACLE in task.options["grants"])
+    return bool(method and task and need in method.options["needs"] and need in task.options["grants"])
 
 
 def _metric_of(spec: RunSpec) -> str:

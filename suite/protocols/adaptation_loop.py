@@ -16,6 +16,7 @@ from .. import checkpoint
 from ..bundle import Array
 from ..errors import BudgetExhausted, MethodError
 from ..meter import Meter
+from ..needs import TRANSDUCTIVE
 from ..seeds import derive, rng
 from .adaptation import EVALUATED, AdaptationMethod, AdaptationTask, Batch, LabeledBatch
 from .context import Context, autocast
@@ -34,6 +35,7 @@ class View:
     make them when indexed, where the task's examples do not fit into memory (`LazyPool`: index, slice, `len`, `split`);
     `labeled_domains` (L,) and `unlabeled_domains` (U,) are empty unless the method has declared the need `domains`.
     `unlabeled_labels` (U,) are empty unless it is an upper bound that has declared `oracle-labels`.
+    `test_inputs` (T, ...) are empty unless the method has declared `test-inputs`; their labels never come here.
     `generator` is the method's own random stream; `progress` the used share of the budget.
     """
 
@@ -63,6 +65,8 @@ class View:
             for name in ("labeled_domains", "unlabeled_domains")
         )
         self.unlabeled_labels = torch.from_numpy(np.array(plan.get("oracle", np.empty(0, np.int64)))).to(self.device)
+        shown = plan["test"][: None if TRANSDUCTIVE in needs else 0]
+        self.test_inputs = _examples(task, public, shown, self.device)
         host = torch.device("cpu")
         self._evaluated = {name: _examples(task, public, plan[name], host) for name in EVALUATED}
         self.generator = torch.Generator(self.device).manual_seed(derive(self.seed, "method", "generator"))
@@ -297,7 +301,7 @@ def run_adaptation(
     view = View(method, task, public, plan, meter, context, needs)
     meter.counts.labels += len(view.labels) + len(view.unlabeled_labels)
     with predictor_expected(method, meter):
-        charge_cached(task, plan, meter)
+        charge_cached(task, plan, meter, needs)
         start(method, view)
         view.resume()
         method.fit(view)
@@ -314,10 +318,11 @@ def predictor_expected(method: AdaptationMethod, meter: Meter) -> Iterator[None]
             raise MethodError(f"method '{meter.owner}' used up its budget before it had a predictor") from None
 
 
-def charge_cached(task: AdaptationTask, plan: Mapping[str, Array], meter: Meter) -> None:
+def charge_cached(task: AdaptationTask, plan: Mapping[str, Array], meter: Meter, needs: Collection[str] = ()) -> None:
     """Charge the passes of a frozen model that made the examples shown to the method."""
     if task.cached_passes:
-        meter.charge(forward=task.cached_passes * (len(plan["labeled"]) + len(plan["unlabeled"])))
+        shown = ("labeled", "unlabeled", "test") if TRANSDUCTIVE in needs else ("labeled", "unlabeled")
+        meter.charge(forward=task.cached_passes * sum(len(plan[name]) for name in shown))
 
 
 def start(method: AdaptationMethod, view: View) -> None:

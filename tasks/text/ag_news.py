@@ -27,7 +27,7 @@ SPLIT_SEED = 0
     title="AG News (the 7,600 test items), five labels a class, frozen sentence vectors",
     budget={"currency": "passes", "limit": 100000, "wall_seconds": 300.0},
     data=("ag-news", "minilm"),
-    grants=("strong-augmentation",),
+    grants=("strong-augmentation", "test-inputs"),
     tags=("frozen-encoder",),
     variants={
         "ag-news-few-2": {

@@ -23,7 +23,7 @@ HEADER_LINES = 3
     title="Reuters R8, five labels a class, frozen sentence vectors",
     budget={"currency": "passes", "limit": 100000, "wall_seconds": 300.0},
     data=("reuters-r8", "minilm"),
-    grants=("strong-augmentation",),
+    grants=("strong-augmentation", "test-inputs"),
     tags=("frozen-encoder",),
     variants={
         "reuters-r8-few-2": {

@@ -52,7 +52,7 @@ ORDER_SEED = 0
     title="Sentiment: from reviews to tweets and editorials, frozen sentence vectors",
     budget={"currency": "passes", "limit": 200000, "wall_seconds": 300.0},
     data=("vader-sentiment", "minilm"),
-    grants=("strong-augmentation", "domains"),
+    grants=("strong-augmentation", "domains", "test-inputs"),
     tags=("frozen-encoder",),
 )
 class SentimentDomains(FrozenVectors):
@@ -146,7 +146,7 @@ class SentimentDomains(FrozenVectors):
     title="Sentiment of film reviews, five labels a class, frozen sentence vectors",
     budget={"currency": "passes", "limit": 100000, "wall_seconds": 300.0},
     data=("vader-sentiment", "minilm"),
-    grants=("strong-augmentation",),
+    grants=("strong-augmentation", "test-inputs"),
     tags=("frozen-encoder",),
     bundle="sentiment-domains",
     variants={

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     title="TREC questions, five labels a class, frozen sentence vectors",
     budget={"currency": "passes", "limit": 100000, "wall_seconds": 300.0},
     data=("trec", "minilm"),
-    grants=("strong-augmentation",),
+    grants=("strong-augmentation", "test-inputs"),
     tags=("frozen-encoder",),
     variants={
         "trec-few-2": {

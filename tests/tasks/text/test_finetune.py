@@ -272,7 +272,9 @@ def test_a_run_on_a_miniature(root: Path, tmp_path: Path, play: Callable[..., An
     assert 0.0 <= outcome.metrics["accuracy"] <= 1.0
 
 
-@pytest.mark.parametrize("name", ["fixmatch", "uda", "hast", "list", "ppt", "masked-lm"])
+@pytest.mark.parametrize(
+    "name", ["fixmatch", "uda", "hast", "list", "ppt", "masked-lm", "transductive", "self-calibrated"]
+)
 def test_methods_run_on_texts_that_are_fine_tuned(
     root: Path, tmp_path: Path, play: Callable[..., Any], name: str
 ) -> None:
@@ -282,6 +284,8 @@ def test_methods_run_on_texts_that_are_fine_tuned(
     assert set(entry.options["needs"]) <= set(registry.get("task", "imdb-10-finetune").options["grants"])
     outcome = play(entry.load()(), one, folder, limit=1500.0, name=name)
     assert 0.0 <= outcome.metrics["accuracy"] <= 1.0
+    shown = outcome.diagnostics.get("test_inputs_shown", 0.0)
+    assert shown == (outcome.n if name == "transductive" else 0.0)
 
 
 def test_other_labels_give_the_same_public_arrays(root: Path) -> None:
