@@ -24,7 +24,7 @@ from .spec import RunSpec
 from .wire import Message, Wire
 
 METRIC = "accuracy"
-SCORED = ("accuracy", "majority_accuracy", "pass_at_k", "parse_rate")
+SCORED = ("accuracy", "majority_accuracy", "pass_at_k", "parse_rate", "lenient_accuracy", "swap_consistency")
 """The values of a round that are metrics of the record; the others stand in its curve alone."""
 
 
@@ -57,6 +57,8 @@ class PolicyScorer:
             if not self._needs & {"verifier", "answers", "solutions"}:
                 self._pool = _shuffled(self._pool, permute)
         self._groups = task.groups(self._prompts)
+        self._probes = task.probe_answers(private)
+        self._lenient = type(task).lenient is not PolicyTask.lenient
         state = json.loads(self._file.read_text()) if self._file.exists() else {"points": [], "judged": []}
         self._points: list[dict[str, Any]] = state["points"]
         self._judged = {(int(number), str(answer)) for number, answer in state["judged"]}
@@ -77,7 +79,7 @@ class PolicyScorer:
 
     def handle(self, message: Message, wire: Wire) -> None:
         if message.kind == "round":
-            self._round(int(message.fields["index"]), int(message.fields["tokens"]), message.arrays)
+            self._round(message.fields, message.arrays)
         elif message.kind == "verify":
             wire.send("verdicts", {"right": self._verify(message.arrays)})
         elif message.kind == "trained":
@@ -123,26 +125,45 @@ class PolicyScorer:
             raise ValueError("its numbers are none of the pool, or not one a response")
         return numbers, responses
 
-    def _round(self, index: int, tokens: int, arrays: dict[str, Array]) -> None:
+    def _round(self, fields: dict[str, Any], arrays: dict[str, Array]) -> None:
+        index, tokens = int(fields["index"]), int(fields["tokens"])
         if index > len(self._points) or (self._began and index != len(self._points)):
             raise MethodError(f"round {index} came out of order")
         del self._points[index:]
         self._began = True
         greedy, votes = self._read(arrays, "greedy", 1), self._read(arrays, "votes", self._task.votes)
         k = self._task.votes
-        right = np.array([self._task.answer(text) == truth for text, truth in zip(greedy, self._test, strict=True)])
+        means = [self._task.answer(text) for text in greedy]
+        right = np.array([answer == truth for answer, truth in zip(means, self._test, strict=True)])
         answers = [self._task.answer(text) for text in votes]
-        by_prompt = [answers[at : at + k] for at in range(0, len(answers), k)]
+        by_prompt = [answers[at : at + k] for at in range(0, len(answers), k)] if k else []
         majority = [majority_answer(group) for group in by_prompt]
-        values = {
-            "accuracy": float(right.mean()),
-            "majority_accuracy": float(np.mean([a == truth for a, truth in zip(majority, self._test, strict=True)])),
-            "pass_at_k": float(np.mean([truth in group for group, truth in zip(by_prompt, self._test, strict=True)])),
-            "parse_rate": float(np.mean([answer is not None for answer in answers])),
-            "mean_length": float(np.mean([len(text) for text in votes])),
-            "distinct": float(np.mean([len(set(votes[at : at + k])) / k for at in range(0, len(votes), k)])),
-            "tokens": float(tokens),
-        }
+        values = {**self._task.scores(means, self._test), "tokens": float(tokens)}
+        if k:
+            values |= {
+                "majority_accuracy": float(
+                    np.mean([a == truth for a, truth in zip(majority, self._test, strict=True)])
+                ),
+                "pass_at_k": float(
+                    np.mean([truth in group for group, truth in zip(by_prompt, self._test, strict=True)])
+                ),
+                "parse_rate": float(np.mean([answer is not None for answer in answers])),
+                "mean_length": float(np.mean([len(text) for text in votes])),
+                "distinct": float(np.mean([len(set(votes[at : at + k])) / k for at in range(0, len(votes), k)])),
+            }
+        if self._lenient:
+            found = [self._task.lenient(text) for text in greedy]
+            values["lenient_accuracy"] = float(np.mean([a == b for a, b in zip(found, self._test, strict=True)]))
+        for name, truths in self._probes.items():
+            chosen = arrays.get(f"probe:{name}")
+            if chosen is None or chosen.shape != truths.shape:
+                raise MethodError(f"the method's process sent no answers to the {len(truths)} questions of '{name}'")
+            values[f"probe_{name.replace('-', '_')}"] = float(np.mean(chosen == truths))
+        if "plain" in arrays:
+            plain = self._read(arrays, "plain", 1)
+            found = [self._task.answer(text) for text in plain]
+            values["plain_accuracy"] = float(np.mean([a == b for a, b in zip(found, self._test, strict=True)]))
+            values["answer_tokens"] = float(fields["answer_tokens"]) / len(plain)
         trained, self._trained = self._trained, {}
         labels = trained.get("examples", []) + trained.get("chosen", [])
         values["labels"] = float(len(labels))
@@ -174,7 +195,7 @@ class PolicyScorer:
         curve = [Point(x=float(number), values=item) for number, item in enumerate(values)]
         diagnostics = {"selected_at": float(index), "verdicts": float(len(self._judged))}
         diagnostics |= {name: value for name, value in chosen["values"].items() if name not in SCORED}
-        metrics = {name: chosen["values"][name] for name in SCORED}
+        metrics = {name: chosen["values"][name] for name in SCORED if name in chosen["values"]}
         groups = {METRIC: chosen["groups"]} if chosen["groups"] else {}
         return Outcome(metrics, groups, len(self._test), curve, chosen["sha256"], diagnostics)
 

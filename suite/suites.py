@@ -10,10 +10,12 @@ tasks = ["digits-c-continual"]
 methods = ["source", "tent", { name = "pseudo-label", params = { threshold = 0.0 } }]
 budget = { limit = 1000 }       # optional: fields over the task's standard budget
 selection = "last"              # optional: another rule than the task's
+precision = "auto"              # optional: unless another one than fp32 is asked for; auto: bf16 where it is native
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -23,6 +25,7 @@ from typing import Any
 
 from . import registry
 from .errors import UsageError, did_you_mean
+from .native import AUTO, native_precision
 from .needs import missing_needs
 from .registry import Entry
 
@@ -30,7 +33,7 @@ FOLDER = Path(__file__).resolve().parent / "suites"
 TUNING_SEEDS_FROM = 100
 """Seeds from here on are for choosing hyper-parameters: no suite names them, and boards leave them out."""
 _KEYS = {"name", "title", "description", "seeds", "pairs"}
-_PAIR_KEYS = {"tasks", "methods", "budget", "selection"}
+_PAIR_KEYS = {"tasks", "methods", "budget", "selection", "precision"}
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ def load_suite(name: str | Path, settings: Settings = Settings()) -> Suite:
             tasks=map(str, _list(pair, "tasks", where)),
             methods=_list(pair, "methods", where),
             seeds=seeds,
-            settings=settings,
+            settings=_preferred(settings, str(pair.get("precision", settings.precision))),
             budget=_table(pair, "budget", where),
             selection=str(pair["selection"]) if "selection" in pair else None,
             where=where,
@@ -94,6 +97,11 @@ def load_suite(name: str | Path, settings: Settings = Settings()) -> Suite:
         seeds=tuple(seeds),
         specs=tuple(specs.values()),
     )
+
+
+def _preferred(settings: Settings, precision: str) -> Settings:
+    """`settings` with a suite's own `precision`, where nobody asked for another one than the standard."""
+    return dataclasses.replace(settings, precision=precision) if settings.precision == Settings.precision else settings
 
 
 def read_suite(name: str | Path) -> tuple[Path, dict[str, Any]]:
@@ -192,7 +200,7 @@ def make_spec(
             budget=Budget.model_validate({**task.options["budget"], **(budget or {})}),
             selection=rule,
             device=settings.device,  # type: ignore[arg-type]
-            precision=settings.precision,  # type: ignore[arg-type]
+            precision=native_precision(settings.device) if settings.precision == AUTO else settings.precision,  # type: ignore[arg-type]
             threads=settings.threads,
         )
     except ValidationError as error:

@@ -19,6 +19,10 @@ from selfbench.suite.store import Store
 from selfbench.suite.suites import Settings, expand
 
 TOYS = Path(__file__).parent / "toys"
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -113,3 +117,35 @@ def cli(tmp_path: Path) -> Callable[..., Called]:
         return command(*words, cwd=tmp_path, **options)
 
     return call
+
+
+@pytest.fixture
+def tiny_hub_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model of the layout of SmolLM2, far smaller, with a tokenizer made here: the files of the data set
+    `qwen25-05b-instruct`, which have no published digest."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    monkeypatch.setenv("SELFBENCH_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("SELFBENCH_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "data" / "qwen25-05b-instruct"
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: number for number, token in enumerate([*special, *letters])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(special)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=CHAT_TEMPLATE
+    ).save_pretrained(folder)
+    config = LlamaConfig(
+        vocab_size=len(vocabulary), hidden_size=24, intermediate_size=32, num_hidden_layers=2, num_attention_heads=3,
+        num_key_value_heads=1, max_position_embeddings=128, tie_word_embeddings=True, pad_token_id=0,
+        bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        LlamaForCausalLM(config).save_pretrained(folder)
+    return folder

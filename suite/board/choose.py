@@ -22,6 +22,7 @@ def load_suites(names: Iterable[str | Path], runs: Sequence[Summary]) -> list[Su
         variants = [load_suite(name, Settings(*setting)) for setting in settings]
         recorded = [suite for suite in variants if any(spec.run_id in known for spec in suite.specs)]
         chosen = recorded or [load_suite(name)]
-        specs = tuple(spec for suite in chosen for spec in suite.specs)
+        # A suite that names its own precision has equal specs under several settings.
+        specs = tuple({spec.run_id: spec for suite in chosen for spec in suite.specs}.values())
         suites.append(dataclasses.replace(chosen[0], specs=specs))
     return suites

@@ -29,6 +29,6 @@ BudgetFields = Annotated[
 ]
 Selection = Annotated[str | None, typer.Option("--selection", metavar="RULE", help="Another selection rule.")]
 Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda", help="Where the runs compute.")]
-Precision = Annotated[str, typer.Option("--precision", metavar="fp32|tf32|bf16", help="Declared precision.")]
+Precision = Annotated[str, typer.Option("--precision", metavar="auto|fp32|tf32|bf16", help="Declared precision.")]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of each run.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

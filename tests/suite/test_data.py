@@ -286,7 +286,10 @@ def test_a_folder_is_placed_by_hand(tmp_path: Path) -> None:
     assert data.file("placed", "a/b.txt") == place
 
 
-def test_a_file_of_the_hub_is_fetched_at_its_revision(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "stated", [f", size = {len(PLAIN)}, sha256 = '{sha256(PLAIN)}'", ""], ids=["stated", "unstated"]
+)
+def test_a_file_of_the_hub_is_fetched_at_its_revision(tmp_path: Path, stated: str) -> None:
     """The real hub client against a local server that speaks as much of the hub's protocol as one file needs."""
     pytest.importorskip("huggingface_hub")
     revision = "0123456789abcdef0123456789abcdef01234567"
@@ -325,7 +328,7 @@ def test_a_file_of_the_hub_is_fetched_at_its_revision(tmp_path: Path) -> None:
             revision = "{revision}"
             by_hand = "From the hub."
             members = [
-              {{ name = "here.txt", inside = ["there.txt"], size = {len(PLAIN)}, sha256 = "{sha256(PLAIN)}" }},
+              {{ name = "here.txt", inside = ["there.txt"]{stated} }},
             ]
             """
         )

@@ -68,8 +68,10 @@ def test_rules_and_metrics_are_described() -> None:
     assert {name for name, metric in METRICS.items() if metric.better == "higher"} == {
         "accuracy", "worst_group_accuracy", "worst_region_accuracy", "tenth_percentile_accuracy", "macro_f1",
         "learning_curve_area", "worst_group_correlation", "correlation", "mean_domain_detection_accuracy",
+        "entity_f1", "entity_precision", "entity_recall", "token_accuracy", "em_greedy", "f1_greedy",
+        "em_exact_extract", "f1_exact_extract", "f1_same_language",
         "detection_accuracy", "class_method_accuracy", "average_precision", "parse_rate", "majority_accuracy",
-        "pass_at_k",
+        "pass_at_k", "lenient_accuracy", "swap_consistency",
     }  # fmt: skip
 
 

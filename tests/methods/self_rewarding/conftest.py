@@ -151,6 +151,7 @@ def play(tmp_path: Path, tiny_bundle: BundleFolder) -> Callable[..., Played]:
     def call(
         method: PolicyMethod, *, seed: int = 0, limit: float = 1e9, stop_after: int = 0, permute: int | None = None,
         selection: str = "last", folder: str = "run", task: PolicyTask | None = None,
+        bundle: BundleFolder = tiny_bundle, precision: str = "fp32",
     ) -> Played:  # fmt: skip
         task = task or TinyPolicyTask()
         spec = RunSpec(
@@ -159,10 +160,11 @@ def play(tmp_path: Path, tiny_bundle: BundleFolder) -> Callable[..., Played]:
             seed=seed,
             budget=Budget(currency="tokens", limit=limit),
             selection=selection,
+            precision=precision,
         )
         work = tmp_path / folder
         work.mkdir(exist_ok=True)
-        scorer = PolicyScorer(task, tiny_bundle, spec, work, permute)
+        scorer = PolicyScorer(task, bundle, spec, work, permute)
         ours, theirs = socket.socketpair()
         errors: list[Exception] = []
         sent: list[str] = []
@@ -186,7 +188,7 @@ def play(tmp_path: Path, tiny_bundle: BundleFolder) -> Callable[..., Played]:
         try:
             with torch.random.fork_rng(), contextlib.suppress(Stopped):
                 run_policy(
-                    method, task, tiny_bundle.public(), tiny_bundle.model(), scorer.plan(), meter, context
+                    method, task, bundle.public(), bundle.model(), scorer.plan(), meter, context
                 )  # fmt: skip
         except Exception as error:
             failed = error

@@ -1,0 +1,132 @@
+"""Policies that are pre-trained language models with adapters: what their tasks share."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from ...suite.bundle import Array, Bundle
+from ...suite.data import Data
+from ...suite.errors import GateError
+from ...suite.places import data_folder
+from ...suite.protocols.language_model import join, response_logprobs
+from ...suite.protocols.optimisation import Recipe, half_cosine
+from ...suite.protocols.policy import PolicyTask
+from ...suite.protocols.texts import pack, unpack
+from .models import SubwordTokenizer, adapters, add_adapters, chat_frame, checkpoint, digest, load_model, set_precision
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_SENTENCE = " The sun rises in the east and sets in the west. Water freezes at zero degrees and boils at one hundred."
+
+
+class PretrainedPolicy(PolicyTask):
+    """A pre-trained model, whose adapters alone are trained, and problems in its chat template.
+
+    Public arrays: what `read` gives, `frame` (what the chat template writes before and after a question) and
+    `model_sha256`, so that template and weights are part of the bundle's digest; the bundle's model is the adapters as
+    they begin, a change of nothing. A task gives `read`, `questions`, and what every policy task gives.
+    """
+
+    model_name: ClassVar[str] = "smollm2"
+    """A data set with the files of a language model, see `models.py`."""
+    stop: ClassVar[str] = "<|im_end|>"
+    pad: ClassVar[str] = "<|endoftext|>"
+    system: ClassVar[str] = ""
+    """The system's words in the chat template; without any, those that the template has by default."""
+    frame: ClassVar[tuple[str, str] | None] = None
+    """What stands before and after a question, in place of the model's chat template."""
+    rank: ClassVar[int] = 16
+    scale: ClassVar[float] = 2.0
+    adapter_seed: ClassVar[int] = 0
+    gate: ClassVar[tuple[float, float] | None] = None
+    """Between which the model's mean negative log-likelihood a token of a plain English sentence must lie."""
+    recipe: ClassVar[Recipe] = Recipe(
+        optimizer="adamw", lr=1e-3, weight_decay=0.0, batch_size=16, schedule=half_cosine(0.1), max_norm=1.0
+    )
+    rows: ClassVar[int] = 256
+
+    def read(self, data: Data) -> Bundle:
+        """The task's own arrays and facts."""
+        raise NotImplementedError
+
+    def questions(self, public: Mapping[str, Array], indices: Array) -> list[str]:
+        """The problems `indices` in a user's words."""
+        raise NotImplementedError
+
+    def build(self, data: Data) -> Bundle:
+        self.tell("reading the model")
+        folder = checkpoint(data, self.model_name)
+        model = load_model(folder)
+        frame = chat_frame(folder, self.system) if self.frame is None else self.frame
+        nll = self._measure(model)
+        add_adapters(model, self.rank, self.scale, self.adapter_seed)
+        bundle = self.read(data)
+        sha256 = digest(data, self.model_name)
+        return Bundle(
+            public={**bundle.public, "frame": pack(frame), "model_sha256": pack([sha256])},
+            private=bundle.private,
+            model=adapters(model),
+            facts={
+                **bundle.facts,
+                "model": self.model_name,
+                "model_sha256": sha256,
+                "frame": list(frame),
+                "nll": round(nll, 3),
+                "parameters": sum(value.numel() for value in model.parameters()),
+                "trained": sum(value.numel() for value in adapters(model).values()),
+            },
+        )
+
+    def _measure(self, model: nn.Module) -> float:
+        """The mean negative log-likelihood a token; raises `GateError` where it is off the declared range."""
+        sequences = join(self.tokenizer(), ["The weather today."], [_SENTENCE])
+        with torch.no_grad():
+            logprobs = response_logprobs(model, *sequences.batch(np.arange(1), torch.device("cpu")))
+        nll = -float(logprobs) / int((sequences.lengths - sequences.starts)[0])
+        if self.gate is not None and not self.gate[0] <= nll <= self.gate[1]:
+            raise GateError(
+                f"The model '{self.model_name}' gives plain English {nll:.2f} nats a token, declared are "
+                f"{self.gate[0]:g} to {self.gate[1]:g}: weights, tokenizer and code do not fit each other."
+            )
+        return nll
+
+    def model(self) -> nn.Module:
+        model = load_model(checkpoint(Data(data_folder()), self.model_name))
+        add_adapters(model, self.rank, self.scale, self.adapter_seed)
+        return model  # type: ignore[no-any-return]
+
+    def policy(self, weights: Mapping[str, Tensor], precision: str) -> nn.Module:
+        model = self.model()
+        unknown = model.load_state_dict(weights, strict=False).unexpected_keys
+        if unknown or adapters(model).keys() != weights.keys():
+            raise GateError(f"The adapters of the bundle are not those of the model '{self.model_name}'.")
+        set_precision(model, precision)
+        return model
+
+    @functools.cached_property
+    def _tokens(self) -> SubwordTokenizer:
+        return SubwordTokenizer(checkpoint(Data(data_folder()), self.model_name), self.stop, self.pad)
+
+    def tokenizer(self) -> SubwordTokenizer:
+        return self._tokens
+
+    def prompts(self, public: Mapping[str, Array], indices: Array) -> list[str]:
+        before, after = unpack(public["frame"])
+        return [before + question + after for question in self.questions(public, indices)]
+
+
+def split_by_seed(others: Array, draw: np.random.Generator, *sizes: int) -> list[Array]:
+    """Disjoint parts of `others` of the given sizes, drawn one after the other, so that a smaller first part is the
+    beginning of a larger one; raises `ValueError` where there are too few."""
+    if sum(sizes) > len(others):
+        raise ValueError(f"{len(others)} problems cannot be divided into parts of {', '.join(map(str, sizes))}")
+    order = draw.permutation(others)
+    ends = np.cumsum(sizes)
+    return [np.sort(order[end - size : end]) for size, end in zip(sizes, ends, strict=True)]

@@ -1,0 +1,156 @@
+"""Methods on a pre-trained model with adapters, unchanged: whole runs on a tiny model of the layout of SmolLM2."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from selfbench.methods.self_rewarding.cream import CREAM
+from selfbench.methods.self_rewarding.rest_em import ReSTEM
+from selfbench.methods.self_rewarding.self_rewarding import SelfRewarding
+from selfbench.methods.self_rewarding.sft import SFT
+from selfbench.suite.bundle import Array, Bundle, BundleFolder, write_bundle
+from selfbench.suite.data import Data
+from selfbench.suite.errors import MethodError
+from selfbench.suite.places import data_folder
+from selfbench.suite.protocols.language_model import CUT_OFF
+from selfbench.suite.protocols.policy import Cloze, PolicyMethod, Problems
+from selfbench.tasks.language.addition_smol import AdditionSmol
+
+Play = Callable[..., Any]
+SHOWN, POOL, TEST = 12, 16, 10
+QUESTIONS = Cloze(["1 + 1 =", "2 + 2 =", "3 + 3 ="], [[" 2", " 3"], [" 4", " 5", " 44"], [" 7", " 6"]])
+
+
+class Small(AdditionSmol):
+    model_name = "qwen25-05b-instruct"
+    gate = None
+    rank = 2
+    votes = 2
+    rounds = 2
+    max_new = 40
+
+    def problems(self, bundle: BundleFolder, seed: int) -> Problems:
+        whole = super().problems(bundle, seed)
+        return Problems(
+            whole.demonstrations[:SHOWN], whole.responses[:SHOWN], whole.pool[:POOL], whole.test[:TEST]
+        )  # fmt: skip
+
+    def answer(self, response: str) -> str | None:
+        """An untrained model writes no number: any whole response counts."""
+        return None if response.endswith(CUT_OFF) else str(len(response))
+
+
+class Probed(Small):
+    def probes(self, public: Mapping[str, Array]) -> Mapping[str, Cloze]:
+        return {"sums": QUESTIONS}
+
+    def probe_answers(self, private: Mapping[str, Array]) -> Mapping[str, Array]:
+        return {"sums": np.array([0, 0, 1])}
+
+
+class ByLikelihood(Small):
+    votes = 0
+
+    def cloze(self, public: Mapping[str, Array], indices: Array) -> Cloze:
+        return Cloze(self.prompts(public, indices), [["100", "101"] for _ in indices])
+
+    def lenient(self, response: str) -> str | None:
+        return None
+
+
+@pytest.fixture
+def bundle(tiny_hub_model: Path, tmp_path: Path) -> BundleFolder:
+    pytest.importorskip("peft")
+    return write_bundle(tmp_path / "bundle", Small().build(Data(data_folder())))
+
+
+@pytest.mark.parametrize(
+    "method", [SFT(epochs=1), ReSTEM(epochs=1), SelfRewarding(temperature=1.5, sft_epochs=1), CREAM(sft_epochs=1)],
+    ids=lambda method: type(method).__name__,
+)  # fmt: skip
+def test_methods_run_as_they_are_and_go_on_after_a_kill(play: Play, bundle: BundleFolder, method: PolicyMethod) -> None:
+    whole = play(method, task=Small(), bundle=bundle, folder="whole")
+    assert [point.x for point in whole.outcome.curve] == [0, 1, 2]
+    killed = play(method, task=Small(), bundle=bundle, folder="killed", stop_after=1)
+    resumed = play(method, task=Small(), bundle=bundle, folder="killed")
+    assert killed.sent.count("round") == 2
+    assert resumed.sent.count("round") == 1
+    assert whole.outcome.curve == resumed.outcome.curve
+    assert whole.outcome.predictions_sha256 == resumed.outcome.predictions_sha256
+
+
+def test_a_checkpoint_holds_adapters_alone(play: Play, bundle: BundleFolder, tmp_path: Path) -> None:
+    play(SFT(epochs=1), task=Small(), bundle=bundle, folder="killed", stop_after=1)
+    trained = bundle.facts["trained"]
+    assert trained < bundle.facts["parameters"] / 2
+    # The adapters as they stand, and those of the start.
+    size = (tmp_path / "killed" / "checkpoint.pt").stat().st_size
+    assert size < 2 * 4 * trained + 60_000
+
+
+def test_training_moves_adapters_and_nothing_else(play: Play, bundle: BundleFolder, monkeypatch: Any) -> None:
+    seen: list[Any] = []
+    real = Small.policy
+
+    def policy(self: Small, weights: Any, precision: str) -> Any:
+        model = real(self, weights, precision)
+        seen.append((model, {name: value.clone() for name, value in model.named_parameters()}))
+        return model
+
+    monkeypatch.setattr(Small, "policy", policy)
+    play(SFT(epochs=1), task=Small(), bundle=bundle)
+    [(model, before)] = seen
+    moved = {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
+    assert moved == {name for name in before if "lora_" in name}
+
+
+def test_bf16_is_what_the_spec_declares(play: Play, bundle: BundleFolder) -> None:
+    high = play(SFT(epochs=1), task=Small(), bundle=bundle, folder="fp32")
+    low = play(SFT(epochs=1), task=Small(), bundle=bundle, folder="bf16", precision="bf16")
+    assert [point.x for point in low.outcome.curve] == [0, 1, 2]
+    assert low.counts.tokens == high.counts.tokens
+
+
+def test_a_probe_is_asked_after_every_round_off_the_meter(play: Play, bundle: BundleFolder) -> None:
+    plain = play(SFT(epochs=1), task=Small(), bundle=bundle, folder="plain")
+    probed = play(SFT(epochs=1), task=Probed(), bundle=bundle, folder="probed")
+    assert probed.counts.tokens == plain.counts.tokens
+    asked = [point.values["probe_sums"] for point in probed.outcome.curve]
+    assert len(asked) == 3
+    assert all(round(3 * share) == pytest.approx(3 * share) for share in asked)
+    assert "probe_sums" not in probed.outcome.metrics
+    # What a probe asks for changes nothing else.
+    for one, two in zip(plain.outcome.curve, probed.outcome.curve, strict=True):
+        assert {name: value for name, value in two.values.items() if name != "probe_sums"} == one.values
+
+
+def test_likelihood_takes_the_place_of_generation(play: Play, bundle: BundleFolder) -> None:
+    run = play(SFT(epochs=1), task=ByLikelihood(), bundle=bundle)
+    public = bundle.public()
+    sums = public["terms"][:TEST].sum(axis=1)
+    chosen = [point.values["accuracy"] for point in run.outcome.curve]
+    assert all(share <= float(np.isin(sums, (100, 101)).mean()) for share in chosen)
+    assert run.outcome.metrics.keys() == {"accuracy", "lenient_accuracy"}
+    assert run.outcome.metrics["lenient_accuracy"] == 0.0
+
+
+def test_the_scorer_refuses_a_round_without_its_probe(play: Play, bundle: BundleFolder, monkeypatch: Any) -> None:
+    monkeypatch.setattr(Probed, "probes", lambda self, public: {})
+    with pytest.raises(MethodError, match="no answers to the 3 questions of 'sums'"):
+        play(SFT(epochs=1), task=Probed(), bundle=bundle)
+
+
+def test_a_bundle_without_public_template_is_another_task(bundle: BundleFolder) -> None:
+    made = Small().build(Data(data_folder()))
+    other = Bundle(made.public, made.private, made.model)
+    assert write_bundle(bundle.path.parent / "again", other).sha256 == bundle.sha256
+    changed = dict(made.public) | {"frame": made.public["frame"][:, :-1]}
+    assert (
+        write_bundle(bundle.path.parent / "changed", Bundle(changed, made.private, made.model)).sha256 != bundle.sha256
+    )

@@ -1,0 +1,137 @@
+"""What saves time with larger models (a beginning that is run once, logits where they are needed) changes nothing."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from selfbench.suite.protocols import language_model
+from selfbench.suite.protocols.language_model import (
+    CharTokenizer,
+    Sampling,
+    generate,
+    join,
+    likeliest,
+    response_logprobs,
+)
+
+SYMBOLS = "\0\nabcde="
+TOKENIZER = CharTokenizer(SYMBOLS)
+PROMPTS = [f"abcab{rest}=" for rest in ("a", "bcd", "ab", "e", "dcc")]
+RESPONSES = ["ab", "", "d", "abcd", "eeee"]
+OPTIONS = [["ab", "c", "ddd"], ["e", "ba"], ["a", "b", "c", "d"], ["cab", "bad"], ["a", "aa", "aaa"]]
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    config = LlamaConfig(
+        vocab_size=8, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, max_position_embeddings=32, tie_word_embeddings=True, pad_token_id=0,
+        bos_token_id=None, eos_token_id=1,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        net = LlamaForCausalLM(config)
+        with torch.no_grad():
+            for value in net.parameters():
+                value.mul_(4.0 if value.dim() > 1 else 1.0)
+    return net.double().eval()
+
+
+@pytest.fixture(params=[(2, math.inf), (math.inf, 4), (2, 4)], ids=["shared", "head", "both"])
+def lean(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Turns the savings on for models as small as this one; returns whether beginnings are shared."""
+    shared, large = request.param
+    monkeypatch.setattr(language_model, "_SHARED", shared)
+    monkeypatch.setattr(language_model, "_LARGE", large)
+    return shared == 2
+
+
+class Counter:
+    """Counts the tokens that go through a model."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.tokens = 0
+        self.hook = model.register_forward_pre_hook(self, with_kwargs=True)
+
+    def __call__(self, module: nn.Module, args: object, kwargs: dict[str, Tensor]) -> None:
+        self.tokens += kwargs["input_ids"].numel()
+
+
+def gradients(model: nn.Module, sequences: language_model.Sequences) -> tuple[Tensor, list[Tensor]]:
+    logprobs = sequences.logprobs(model, np.arange(len(sequences)), CPU)
+    found = torch.autograd.grad((logprobs * torch.arange(1.0, 6.0)).sum(), list(model.parameters()))
+    return logprobs.detach(), list(found)
+
+
+def test_logprobs_and_their_gradient_are_those_of_whole_sequences(model: nn.Module, lean: bool) -> None:
+    sequences = join(TOKENIZER, PROMPTS, RESPONSES)
+    assert sequences.shared == (5 if lean else 0)
+    plain = language_model.Sequences(sequences.ids, sequences.starts, sequences.lengths)
+    ids, response = plain.batch(np.arange(5), CPU)
+    logits = model(input_ids=ids[:, :-1], use_cache=False).logits.log_softmax(dim=2)
+    expected = (logits.gather(2, ids[:, 1:, None])[:, :, 0] * response[:, 1:]).sum(dim=1)
+    weights = torch.arange(1.0, 6.0)
+    expected_gradients = torch.autograd.grad((expected * weights).sum(), list(model.parameters()))
+    counter = Counter(model)
+    found, found_gradients = gradients(model, sequences)
+    counter.hook.remove()
+    assert torch.allclose(found.double(), expected, atol=1e-5)
+    for one, two in zip(found_gradients, expected_gradients, strict=True):
+        assert torch.allclose(one, two, rtol=1e-4, atol=1e-4)
+    whole = ids[:, :-1].numel()
+    assert counter.tokens == (whole - 4 * 5 if lean else whole)
+
+
+def test_generation_is_that_without_savings(model: nn.Module, lean: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def made(temperature: float, prompts: list[str]) -> list[list[str]]:
+        draw = torch.Generator().manual_seed(3)
+        return generate(model, TOKENIZER, prompts, 3, Sampling(temperature), max_new=6, rows=9, generator=draw)
+
+    same_length = ["abcabd=", "abcabc=", "abcabe="]
+    found = [made(0.0, PROMPTS), made(1.0, PROMPTS), made(1.0, same_length), made(0.0, PROMPTS[:1])]
+    monkeypatch.setattr(language_model, "_SHARED", math.inf)
+    monkeypatch.setattr(language_model, "_LARGE", math.inf)
+    assert found == [made(0.0, PROMPTS), made(1.0, PROMPTS), made(1.0, same_length), made(0.0, PROMPTS[:1])]
+    assert len({text for group in found[1] for text in group}) > 4
+
+
+@pytest.mark.parametrize("rows", [1, 7, 100])
+def test_the_likeliest_option_is_that_of_a_loop(model: nn.Module, lean: bool, rows: int) -> None:
+    expected = []
+    for prompt, options in zip(PROMPTS, OPTIONS, strict=True):
+        scores = []
+        for option in options:
+            first, [start] = TOKENIZER.encode([prompt])
+            second, [size] = TOKENIZER.encode([option])
+            ids = torch.from_numpy(np.concatenate([first, second], axis=1))
+            with torch.no_grad():
+                logprobs = model(input_ids=ids).logits.log_softmax(dim=2)[0]
+            scores.append(sum(float(logprobs[start - 1 + at, ids[0, start + at]]) for at in range(size)))
+        expected.append(int(np.argmax(scores)))
+    assert likeliest(model, TOKENIZER, PROMPTS, OPTIONS, rows, CPU).tolist() == expected
+    assert len(set(expected)) > 1
+
+
+def test_a_single_sequence_shares_nothing(model: nn.Module, lean: bool) -> None:
+    sequences = join(TOKENIZER, PROMPTS[:1], RESPONSES[:1])
+    assert sequences.shared == 0
+    batch = sequences.batch(np.arange(1), CPU)
+    with torch.no_grad():
+        assert torch.equal(sequences.logprobs(model, np.arange(1), CPU), response_logprobs(model, *batch, first=7))
+
+
+def test_what_prompts_share_leaves_a_token_of_each() -> None:
+    ids = np.tile(np.arange(40), (3, 1))
+    assert language_model._shared_beginning(ids, np.array([40, 30, 35])) == 29
+    assert language_model._shared_beginning(ids, np.array([40, 17, 35])) == 16
+    assert language_model._shared_beginning(ids, np.array([40, 16, 35])) == 0
+    ids[1, 20] = 0
+    assert language_model._shared_beginning(ids, np.array([40, 30, 35])) == 20
+    assert language_model._shared_beginning(ids[:1], np.array([40])) == 0
