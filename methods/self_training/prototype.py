@@ -14,6 +14,7 @@ from ...suite.protocols.adaptation import AdaptationMethod, Batch, LabeledBatch
 from ...suite.registry import register_method
 from ..common.augment import check_augment
 from ..common.features import classifier_of, with_features
+from ..common.prototypes import class_means, prototype_weights
 
 if TYPE_CHECKING:
     from ...suite.protocols.adaptation_loop import View
@@ -111,17 +112,3 @@ class Prototype(AdaptationMethod):
     def _move(self, h: Tensor, classes: Tensor) -> None:
         mean, met = class_means(h, classes, len(self.prototypes))
         self.prototypes = torch.where(met, torch.lerp(mean, self.prototypes, self.momentum), self.prototypes)
-
-
-def class_means(features: Tensor, classes: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
-    """Features (B, D) by `classes` (B,): their means (K, D), 0 for absent classes, and which are present (K, 1)."""
-    member = F.one_hot(classes, n_classes).to(features.dtype).T
-    count = member.sum(dim=1, keepdim=True)
-    return member @ features / count.clamp_min(1), count > 0
-
-
-def prototype_weights(features: Tensor, prototypes: Tensor, temperature: float) -> Tensor:
-    """softmax_k(-||h_b - eta_k|| / temperature): features (B, D), prototypes (K, D) -> (B, K)."""
-    # The way over matrix products cancels digits of small distances.
-    distances = torch.cdist(features, prototypes, compute_mode="donot_use_mm_for_euclid_dist")
-    return (-distances / temperature).softmax(dim=1)

@@ -155,6 +155,13 @@ class AdaptationTask:
         """The supervised loss of a batch; a task whose model computes its own loss overrides it."""
         return self.loss(model(inputs), targets)
 
+    def places(self, inputs: Tensor) -> Tensor:
+        """Which tokens of a batch have a class, bool (B, T), for a task whose `outputs` are tokens.
+
+        The last linear layer of its model reads the states (n, D) of these alone, row by row.
+        """
+        raise NotImplementedError
+
     def targets(self, outputs: Tensor) -> Tensor:
         """A teacher's outputs (B, K) as targets of `loss`: the classes (B,)."""
         return outputs.argmax(dim=1)

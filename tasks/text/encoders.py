@@ -68,10 +68,22 @@ class Tokens:
             raise DataMissing(f"{path} has no token {' or '.join(names)}.")
         return int(found[0])
 
+    @property
+    def unknown(self) -> int:
+        """The number of the token that stands for what has none."""
+        return self._number(Path(self.name), ("[UNK]", "<unk>"))
+
     def plain(self, texts: Sequence[str]) -> list[list[int]]:
         """The token ids of texts, without marks."""
+        return [ids for ids, _ in self.located(texts)]
+
+    def located(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
+        """The token ids of texts, without marks, and of each token where it stands: its first character, and one after.
+
+        Characters are those of the text as it is given.
+        """
         encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        return [item.ids for item in encoded]
+        return [(item.ids, item.offsets) for item in encoded]
 
     def word(self, text: str) -> int:
         """The number of a word that is one token, within a sentence. Raises `ValueError` where it is more."""

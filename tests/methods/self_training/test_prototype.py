@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from selfbench.methods.baselines.supervised import Supervised
-from selfbench.methods.self_training.prototype import Prototype, class_means, prototype_weights
+from selfbench.methods.common.prototypes import class_means, prototype_weights
+from selfbench.methods.self_training.prototype import Prototype
 from selfbench.suite.errors import UsageError
 from selfbench.suite.protocols.adaptation import AdaptationTask
 
