@@ -15,7 +15,7 @@ from ...suite.registry import register_method
     family="baseline",
     protocol="adaptation",
     paper="arXiv:2112.05090",
-    outputs=("classes", "numbers", "labels", "tokens", "boxes"),
+    outputs=("classes", "numbers", "labels", "tokens", "boxes", "spans"),
 )
 @dataclass
 class Erm(AdaptationMethod):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     family="baseline",
     protocol="adaptation",
     paper="-",
-    outputs=("classes", "numbers", "labels", "tokens", "boxes"),
+    outputs=("classes", "numbers", "labels", "tokens", "boxes", "spans"),
 )
 @dataclass
 class Supervised(AdaptationMethod):
