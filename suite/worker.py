@@ -16,6 +16,7 @@ import socket
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -293,7 +294,8 @@ def _reason(error: BaseException) -> tuple[str, str]:
         isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     )
     if memory:
-        return "oom", text or "out of memory"
+        remedy = "allow more with `--budget memory_mb=N`, or take a smaller model or task"
+        return "oom", f"{text or 'out of memory'}; {remedy}"
     if isinstance(error, BudgetExhausted):
         text = "the budget ended outside of training"
     frames = traceback.extract_tb(error.__traceback__)
@@ -339,7 +341,7 @@ def _record(
             bundle_sha256=bundle.sha256,
             stream_sha256=scorer.stream.sha256 if isinstance(scorer, StreamScorer) else None,
             python=platform.python_version(),
-            packages=_packages(task_entry.protocol),
+            packages=_packages(task_entry.protocol, task_entry.options["tags"]),
             platform=f"{platform.system()} {platform.machine()}",
             processor=_processor(),
             gpu=tally.gpu,
@@ -350,10 +352,17 @@ def _record(
     )
 
 
-def _packages(protocol: str) -> dict[str, str]:
+def _packages(protocol: str, tags: Sequence[str]) -> dict[str, str]:
     """The versions of the packages that can move results."""
-    names = ("numpy", "torch", "transformers") if protocol == "policy" else ("numpy", "torch")
-    return {name: metadata.version(name) for name in names}
+    names = ["numpy", "torch", *(["transformers"] if protocol == "policy" else [])]
+    if "adapters" in tags:
+        names += ["peft", "tokenizers"]
+    found = {}
+    for name in names:
+        # Whether a missing one matters, the method's process has said.
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def _processor() -> str:

@@ -35,6 +35,7 @@ _TERMS = re.compile(r"(\d\d) \+ (\d\d)")
     budget={"currency": "tokens", "limit": 1500000, "wall_seconds": 3600.0, "memory_mb": 6144},
     data=("smollm2",),
     grants=("verifier", "answers", "solutions"),
+    tags=("adapters",),
     bundle="addition-smol",
     variants={
         "addition-smol-128": {
@@ -53,7 +54,7 @@ class AdditionSmol(PretrainedPolicy):
     """
 
     system: ClassVar[str] = "Answer with a number."
-    gate: ClassVar[tuple[float, float]] = (1.0, 4.0)
+    gate: ClassVar[tuple[float, float]] = (1.9, 2.2)
     rounds: ClassVar[int] = 3
     max_new: ClassVar[int] = 5
     votes: ClassVar[int] = 4

@@ -89,6 +89,7 @@ def cloze_of(public: Mapping[str, Array], name: str, indices: Array) -> Cloze:
     budget={"currency": "tokens", "limit": 3000000, "wall_seconds": 7200.0, "memory_mb": 8192},
     data=("smollm2", "arc-easy"),
     grants=("verifier", "answers", "solutions"),
+    tags=("adapters",),
 )
 class ArcEasySmol(PretrainedPolicy):
     """A prompt is `Question: ... Answer:`, its worked response the right option in words, after a blank.
@@ -99,7 +100,7 @@ class ArcEasySmol(PretrainedPolicy):
     """
 
     frame: ClassVar[tuple[str, str]] = ("Question: ", "\nAnswer:")
-    gate: ClassVar[tuple[float, float]] = (1.0, 4.0)
+    gate: ClassVar[tuple[float, float]] = (1.9, 2.2)
     rounds: ClassVar[int] = 2
     max_new: ClassVar[int] = 24
     votes: ClassVar[int] = 0
@@ -160,6 +161,7 @@ def distinct(questions: list[Question]) -> list[Question]:
     budget={"currency": "tokens", "limit": 1500000, "wall_seconds": 3600.0, "memory_mb": 6144},
     data=("smollm2", "arc-easy"),
     grants=("verifier", "answers", "solutions"),
+    tags=("adapters",),
 )
 class AdditionSmolForgetting(AdditionSmol):
     """`addition-smol`, and after every round, off the meter, the accuracy on 200 questions of ARC-Easy by likelihood:

@@ -45,6 +45,7 @@ class WordProblem(NamedTuple):
     budget={"currency": "tokens", "limit": 3000000, "wall_seconds": 7200.0, "memory_mb": 8192},
     data=("smollm2", "asdiv"),
     grants=("verifier", "answers", "solutions"),
+    tags=("adapters",),
 )
 class ASDivSmol(PretrainedPolicy):
     """A prompt is the chat template around a problem of at most 40 words, its worked response `7+2`.
@@ -56,7 +57,7 @@ class ASDivSmol(PretrainedPolicy):
     """
 
     system: ClassVar[str] = "Write the equation."
-    gate: ClassVar[tuple[float, float]] = (1.0, 4.0)
+    gate: ClassVar[tuple[float, float]] = (1.9, 2.2)
     rounds: ClassVar[int] = 2
     max_new: ClassVar[int] = 20
     votes: ClassVar[int] = 4

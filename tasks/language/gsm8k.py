@@ -67,13 +67,13 @@ def read_problems(file: Path) -> list[tuple[str, str]]:
     budget={"currency": "tokens", "limit": 60000000, "wall_seconds": 36000.0, "memory_mb": 32768},
     data=("gsm8k", "qwen25-05b-instruct"),
     grants=("verifier", "answers", "solutions"),
-    tags=("gpu",),
+    tags=("adapters", "gpu"),
     variants={
         "gsm8k-smol": {
             "title": "GSM8K by SmolLM2-135M-Instruct with adapters, from 128 worked solutions",
             "data": ("gsm8k", "smollm2"),
             "bundle": "gsm8k-smol",
-            "set": {"model_name": "smollm2", "gate": (1.0, 4.0)},
+            "set": {"model_name": "smollm2", "gate": (1.9, 2.2)},
         },
     },
 )

@@ -36,6 +36,7 @@ FIRST, SECOND = "A", "B"
     budget={"currency": "tokens", "limit": 3000000, "wall_seconds": 3600.0, "memory_mb": 6144},
     data=("smollm2",),
     grants=("verifier", "answers", "solutions"),
+    tags=("adapters",),
 )
 class JudgeSmol(PretrainedPolicy):
     """A prompt is the chat template around `What is 47 + 85? A: 132. B: 142. Which is right?`, its response `A` or `B`.
@@ -48,7 +49,7 @@ class JudgeSmol(PretrainedPolicy):
     """
 
     system: ClassVar[str] = "Answer A or B."
-    gate: ClassVar[tuple[float, float]] = (1.0, 4.0)
+    gate: ClassVar[tuple[float, float]] = (1.9, 2.2)
     rounds: ClassVar[int] = 3
     max_new: ClassVar[int] = 4
     votes: ClassVar[int] = 4
