@@ -307,9 +307,7 @@ class Sequences:
         yield from cut if draw is None else (cut[at] for at in draw.permutation(len(cut)))
 
 
-def join(
-    tokenizer: Tokenizer, prompts: Sequence[str], responses: Sequence[str], unfinished: bool = False
-) -> Sequences:
+def join(tokenizer: Tokenizer, prompts: Sequence[str], responses: Sequence[str], unfinished: bool = False) -> Sequences:
     """The token sequences of prompts with their responses.
 
     Raises `ValueError` on a response that was cut off, unless `unfinished` ones are welcome: they have no stop symbol.
@@ -363,6 +361,18 @@ def last_logits(model: nn.Module, ids: Array, lengths: Array, pad: int, device: 
 def sft_loss(logprobs: Tensor, tokens: Tensor, weights: Tensor) -> Tensor:
     """The mean negative log-probability a response token, examples weighted: logprobs, tokens, weights (B,)."""
     return -(weights * logprobs).sum() / (weights * tokens).sum()
+
+
+def reinforce_loss(logprobs: Tensor, rewards: Tensor, kl: Tensor, reference: Tensor, group: Tensor) -> Tensor:
+    """REINFORCE with a baseline: -mean A log pi, A = R - mean of R in the group, R = r - kl (log pi - log pi_ref).
+
+    `logprobs`, `rewards`, `kl`, `reference` (B,), `group` int64 (B,); gradients flow through `logprobs` in front of A
+    alone.
+    """
+    paid = rewards - kl * (logprobs.detach() - reference)
+    number = torch.zeros(int(group.max()) + 1, dtype=paid.dtype, device=paid.device)
+    mean = number.index_add(0, group, paid) / number.index_add(0, group, torch.ones_like(paid)).clamp_min(1.0)
+    return -((paid - mean[group]) * logprobs).mean()
 
 
 def dpo_loss(chosen: Tensor, rejected: Tensor, labels: Tensor, weights: Tensor, beta: float) -> Tensor:

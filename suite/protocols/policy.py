@@ -49,6 +49,19 @@ class Cloze(NamedTuple):
     options: Sequence[Sequence[str]]
 
 
+class Rollout(NamedTuple):
+    """A sampled response and what it is paid; `kl` weighs its log pi / pi_ref, which is taken off the reward.
+
+    The baseline of a reward is the mean of its `group`. A response that was cut off is welcome.
+    """
+
+    prompt: str
+    response: str
+    reward: float
+    kl: float = 0.0
+    group: int = 0
+
+
 @dataclass(frozen=True)
 class Problems:
     """Which problems are which in one run: index arrays into the task's problems.
@@ -140,6 +153,10 @@ class PolicyTask:
         """`prompt` with the true answer given away, for rationales; for tasks that grant `answers`."""
         raise NotImplementedError
 
+    def again(self, prompt: str, response: str) -> str:
+        """The prompt of a second attempt at `prompt`, which shows the first one, `response`, whole or cut off."""
+        raise NotImplementedError
+
     def answers(self, private: Mapping[str, Array], indices: Array) -> list[str]:
         """The true answers of the problems `indices`; called by the scorer alone."""
         raise NotImplementedError
@@ -191,3 +208,11 @@ class PolicyMethod:
     def round(self, policy: Policy, view: PolicyView, number: int) -> None:
         """Improve `policy` from what `view` shows; the harness evaluates it afterwards, off the clock."""
         raise NotImplementedError
+
+    def respond(self, policy: Policy, prompts: Sequence[str]) -> list[str]:
+        """The responses that are evaluated, one a prompt: greedy ones, unless a method answers in a way of its own.
+
+        Called by the evaluation with its prompts, off the meter and the clock; `policy` cannot be trained meanwhile.
+        The record holds the greedy accuracy and the tokens that an own way takes.
+        """
+        return [response for [response] in policy.generate(prompts, 1, 0.0)]

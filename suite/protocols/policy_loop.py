@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,17 +15,19 @@ from ..bundle import Array
 from ..errors import BudgetExhausted, MethodError
 from ..meter import Meter
 from ..seeds import derive, rng
+from ..spec import Budget
 from . import language_model
 from .context import Context, autocast
 from .language_model import Sampling, Sequences
 from .optimisation import make_optimizer
-from .policy import Cloze, Example, Pair, PolicyMethod, PolicyTask
+from .policy import Cloze, Example, Pair, PolicyMethod, PolicyTask, Rollout
 from .texts import pack, unpack
 from .value_model import ValueModel
 
 BASE = "base"
 """The name under which the first policy is kept, always."""
 _MOST_KEPT = 4
+_UNLIMITED = 1e18
 
 
 class Policy:
@@ -58,6 +60,7 @@ class Policy:
         self._numbers = {prompt: number for number, prompt in enumerate(pool)}
         self._kept: dict[str, dict[str, Tensor]] = {}
         self._round = self._calls = 0
+        self._answers_for: int | None = None
         self._reference: dict[tuple[str, str, str], float] = {}
         self.keep(BASE)
 
@@ -85,13 +88,21 @@ class Policy:
             return []
         return self._generate(prompts, n, Sampling(temperature, top_p), under, begun, self._ends)
 
-    def logprobs(self, prompts: Sequence[str], responses: Sequence[str], mean: bool = False, under: str = "") -> Tensor:
+    def logprobs(
+        self,
+        prompts: Sequence[str],
+        responses: Sequence[str],
+        mean: bool = False,
+        under: str = "",
+        unfinished: bool = False,
+    ) -> Tensor:
         """log pi(response | prompt) (N,), float64 on the CPU: over the tokens of the response and its stop symbol,
-        summed, or their mean. `under` names kept weights to use instead.
+        summed, or their mean. `under` names kept weights to use instead. `unfinished` responses, which end in
+        `CUT_OFF` and have no stop symbol, are refused unless they are said to be welcome.
         """
         if not len(prompts):
             return torch.zeros(0, dtype=torch.float64)
-        sequences = language_model.join(self._tokenizer, prompts, responses)
+        sequences = language_model.join(self._tokenizer, prompts, responses, unfinished)
         values = self._score(sequences, under)
         if mean:
             values = values / torch.from_numpy(sequences.lengths - sequences.starts)
@@ -164,8 +175,49 @@ class Policy:
         longest = Sequences(both.ids[:n], both.starts[:n], lengths.max(axis=0))
         return self._train(longest, lengths.sum(axis=0), 2, loss, epochs, lr_scale)
 
+    def reinforce(
+        self, draw: Callable[[], Sequence[Rollout]], steps: int, reference: str = BASE, lr_scale: float = 1.0
+    ) -> float:
+        """`steps` steps of REINFORCE, each on the rollouts that `draw` samples for it; returns the last mean reward.
+
+        The loss is `reinforce_loss` of one batch of all of them, log-probabilities summed over the tokens of a response
+        and, where it is whole, its stop symbol. `reference` names the kept weights of pi_ref. All steps share an
+        optimiser. Without steps or rollouts nothing happens, and the reward is NaN.
+        """
+        self._refuse_while_answering()
+        parameters = [value for _, value in self._trained()]
+        optimizer = make_optimizer(self._task.recipe, parameters)
+        paid = torch.tensor(float("nan"))
+        for step in range(steps):
+            rollouts = draw()
+            if not rollouts:
+                continue
+            prompts, responses = [one.prompt for one in rollouts], [one.response for one in rollouts]
+            sequences = language_model.join(self._tokenizer, prompts, responses, unfinished=True)
+            paid = torch.tensor([one.reward for one in rollouts], dtype=torch.float32, device=self._device)
+            kl = torch.tensor([one.kl for one in rollouts], dtype=torch.float32, device=self._device)
+            group = torch.tensor([one.group for one in rollouts], device=self._device)
+            before = torch.zeros_like(paid)
+            pinned = np.flatnonzero([one.kl for one in rollouts])
+            if len(pinned):
+                part = Sequences(sequences.ids[pinned], sequences.starts[pinned], sequences.lengths[pinned])
+                before[torch.from_numpy(pinned)] = self._score(part, reference).to(before)
+            everything = np.arange(len(sequences))
+            self._meter.charge(forward=len(sequences), backward=len(sequences), tokens=int(sequences.lengths.sum()))
+            self._model.train()
+            try:
+                with autocast(self._context):
+                    logprobs = sequences.logprobs(self._model, everything, self._device)
+                    loss = language_model.reinforce_loss(logprobs, paid, kl, before, group)
+                self._step(optimizer, parameters, loss, (step + 0.5) / steps, lr_scale)
+            finally:
+                self._model.eval()
+            self._check(loss)
+        return float(paid.mean())
+
     def keep(self, name: str) -> None:
         """Store the weights as they stand under `name`; at most three names beside `base`."""
+        self._refuse_while_answering()
         if not name or (name == BASE and name in self._kept):
             raise ValueError(f"weights cannot be kept under {name!r}")
         if name not in self._kept and len(self._kept) >= _MOST_KEPT:
@@ -175,10 +227,12 @@ class Policy:
 
     def use(self, name: str) -> None:
         """Put back the weights that are kept under `name`."""
+        self._refuse_while_answering()
         self._load(self._named(name))
 
     def forget(self, name: str) -> None:
         """Drop the weights that are kept under `name`."""
+        self._refuse_while_answering()
         if name == BASE:
             raise ValueError(f"'{BASE}' is kept to the end")
         del self._kept[name]
@@ -234,6 +288,24 @@ class Policy:
         return language_model.likeliest(
             self._model, self._tokenizer, cloze.prompts, cloze.options, self._task.rows, self._device
         )
+
+    def answers(self, method: PolicyMethod, prompts: Sequence[str], number: int) -> tuple[list[str], int]:
+        """What `method` answers to the prompts after round `number`, and the tokens that it takes; off the meter."""
+        meter, calls = self._meter, self._calls
+        counted = Meter(Budget(currency="tokens", limit=_UNLIMITED), meter.owner, self._device)
+        self._meter, self._calls, self._answers_for = counted, 0, number
+        try:
+            with meter.paused():
+                made = method.respond(self, prompts)
+        finally:
+            self._meter, self._calls, self._answers_for = meter, calls, None
+        if len(made) != len(prompts):
+            raise MethodError(f"method '{meter.owner}' gave {len(made)} responses to {len(prompts)} prompts")
+        return made, counted.counts.tokens
+
+    def _refuse_while_answering(self) -> None:
+        if self._answers_for is not None:
+            raise MethodError(f"method '{self._meter.owner}' may not change its policy while it is evaluated")
 
     def _generate(
         self,
@@ -299,6 +371,8 @@ class Policy:
 
     def _next_seed(self, purpose: str) -> int:
         self._calls += 1
+        if self._answers_for is not None:
+            return derive(self._seed, "respond", purpose, self._answers_for, self._calls)
         return derive(self._seed, "policy", purpose, self._round, self._calls)
 
     def _weights(self, values: Sequence[float] | Tensor | None, n: int) -> Tensor:
@@ -351,6 +425,7 @@ class Policy:
 
         Parameters of a `head` are trained along.
         """
+        self._refuse_while_answering()
         recipe = self._task.recipe
         parameters = [*(value for _, value in self._trained()), *head]
         optimizer = make_optimizer(recipe, parameters)
@@ -364,19 +439,34 @@ class Policy:
                 for chosen in sequences.batches(size, draw):
                     work = per_item * len(chosen)
                     self._meter.charge(forward=work, backward=work, tokens=int(tokens[chosen].sum()))
-                    for group in optimizer.param_groups:
-                        group["lr"] = self._lr * lr_scale * recipe.schedule((step + 0.5) / total)
                     with autocast(self._context):
                         value = loss(chosen)
-                    optimizer.zero_grad()
-                    value.backward()
-                    if recipe.max_norm:
-                        nn.utils.clip_grad_norm_(parameters, recipe.max_norm)
-                    optimizer.step()
+                    self._step(optimizer, parameters, value, (step + 0.5) / total, lr_scale)
                     step += 1
         finally:
             self._model.eval()
-        result = float(value.detach())
+        return self._check(value)
+
+    def _step(
+        self,
+        optimizer: torch.optim.Optimizer,
+        parameters: Sequence[nn.Parameter],
+        loss: Tensor,
+        share: float,
+        lr_scale: float,
+    ) -> None:
+        """One step down the gradient of `loss`, at the share of a training that the schedule goes by."""
+        recipe = self._task.recipe
+        for group in optimizer.param_groups:
+            group["lr"] = self._lr * lr_scale * recipe.schedule(share)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        if recipe.max_norm:
+            nn.utils.clip_grad_norm_(parameters, recipe.max_norm)
+        optimizer.step()
+
+    def _check(self, loss: Tensor) -> float:
+        result = float(loss.detach())
         if not np.isfinite(result):
             raise MethodError(f"method '{self._meter.owner}': the training loss is {result}")
         return result
@@ -430,6 +520,10 @@ class PolicyView:
         """The steps of a whole response, which joined are the response."""
         return self._task.steps(response)
 
+    def again(self, prompt: str, response: str) -> str:
+        """The prompt of a second attempt at `prompt`, which shows the first one."""
+        return self._task.again(prompt, response)
+
     def hinted(self, prompt: str, answer: str) -> str:
         """`prompt` with `answer` given away, for rationales."""
         return self._task.hinted(prompt, answer)
@@ -474,9 +568,14 @@ def run_policy(
     torch.manual_seed(derive(context.spec.seed, "method"))
     number = 0
 
+    own = cloze is None and type(method).respond is not PolicyMethod.respond
+
     def evaluate() -> None:
-        responses = policy.evaluate(test, number, cloze, probes)
-        context.wire.send("round", responses, index=number, tokens=meter.counts.tokens)
+        responses, fields = policy.evaluate(test, number, cloze, probes), {}
+        if own:
+            made, fields["answer_tokens"] = policy.answers(method, test, number)
+            responses |= {"plain": responses["greedy"], "greedy": pack(made)}
+        context.wire.send("round", responses, index=number, tokens=meter.counts.tokens, **fields)
 
     try:
         with meter.running():

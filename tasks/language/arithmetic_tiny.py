@@ -22,7 +22,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from ...suite.bundle import Array, Bundle, BundleFolder
 from ...suite.pretrain import load_weights, reproducible
 from ...suite.protocols import language_model
-from ...suite.protocols.language_model import CharTokenizer, Sampling
+from ...suite.protocols.language_model import CUT_OFF, CharTokenizer, Sampling
 from ...suite.protocols.optimisation import Recipe, half_cosine, make_optimizer
 from ...suite.protocols.policy import PolicyTask, Problems
 from ...suite.registry import register_task
@@ -116,6 +116,10 @@ class _ArithmeticTiny(PolicyTask):
     def hinted(self, prompt: str, answer: str) -> str:
         """`47+85?132=`"""
         return f"{prompt[:-1]}?{answer}="
+
+    def again(self, prompt: str, response: str) -> str:
+        """`47+85?2^3^=132=`"""
+        return f"{prompt[:-1]}?{response.removesuffix(CUT_OFF)}="
 
     def answers(self, private: Mapping[str, Array], indices: Array) -> list[str]:
         return [str(total) for total in private["sums"][indices]]
