@@ -41,7 +41,6 @@ _SQUAD, _PARALLEL, _DEV, _TEST = range(4)
     data=("squad", "xquad", "mlqa", "bert-base-multilingual-cased"),
     grants=("norm-layers",),
     tags=("question-answering", "cross-lingual", "gpu"),
-    preset="mlqa",
     outputs="spans",
     bundle="mlqa-gxlt",
     variants={
