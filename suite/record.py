@@ -32,7 +32,8 @@ class Cost(Frozen):
     """Counted work and measured resources; evaluation is off the clock.
 
     `passes` = forward + 2 * backward, in example passes. Seconds are wall seconds of the method's own work,
-    `setup_seconds` the harness's around it. Memory is the peak resident set of the method process in MiB.
+    `setup_seconds` the harness's around it, `preparation_seconds` what the task's data and frozen features took once,
+    for all runs that use them. Memory is the peak resident set of the method process in MiB.
     """
 
     forward: float = 0
@@ -44,6 +45,7 @@ class Cost(Frozen):
     seconds: float = 0
     gpu_seconds: float = 0
     setup_seconds: float = 0
+    preparation_seconds: float = 0
     peak_memory_mb: float = 0
     peak_gpu_memory_mb: float = 0
 

@@ -316,6 +316,7 @@ def _record(
     cost = tally.model_dump(include=set(Cost.model_fields))
     cost["labels"] += outcome.extra_labels if outcome else 0
     cost["setup_seconds"] = max(0.0, seconds - tally.seconds)
+    cost["preparation_seconds"] = float(bundle.facts.get("preparation_seconds", 0.0))
     method_entry, task_entry = registry.get("method", spec.method.name), registry.get("task", spec.task.name)
     return Record(
         run_id=spec.run_id,

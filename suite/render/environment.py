@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from ..board import formats
 from ..board.catalogue import metric_of
@@ -12,6 +14,11 @@ from ..board.table import budget_text
 from . import charts
 
 SITE = Path(__file__).resolve().parents[2] / "site"
+
+
+def prose(text: str) -> Markup:
+    """The text of a docstring, what stands between backticks set as code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def environment() -> Environment:
@@ -35,6 +42,7 @@ def environment() -> Environment:
         plural=formats.plural,
         budget=budget_text,
         slug=formats.slug,
+        prose=prose,
     )
     env.globals.update(
         metric_of=metric_of,

@@ -152,8 +152,10 @@ class Pages:
             for at, (suite, board) in enumerate(task.boards)
         ]
         path, known = f"tasks/{name}.html", self._references(task)
+        prepared = max((section["prepared"] for section in sections), default=0.0)
+        doc = paragraphs(task.entry)
         yield self._page(
-            path, "task.html", "tasks", task=task, sections=sections, doc=paragraphs(task.entry), references=known
+            path, "task.html", "tasks", task=task, sections=sections, doc=doc, references=known, prepared=prepared
         )
         boards = [*(board for _, board in task.boards), *task.loose]
         yield Page(f"data/task-{name}.csv", boards_csv(boards))
@@ -187,6 +189,7 @@ class Pages:
             "panels": panels,
             "span": span,
             "over_labels": labels,
+            "prepared": max((r["cost"].get("preparation_seconds", 0.0) for r in records.values()), default=0.0),
             "heat": details.heat(board, records, metric),
             "others": details.other_metrics(board, records),
         }

@@ -23,6 +23,7 @@ _COST: tuple[tuple[str, str, Callable[[float], str], bool], ...] = (
     ("Method time", "seconds", formats.duration, True),
     ("GPU time", "gpu_seconds", formats.duration, False),
     ("Harness time", "setup_seconds", formats.duration, True),
+    ("Preparation, once for all runs", "preparation_seconds", formats.duration, False),
     ("Peak memory, MiB", "peak_memory_mb", formats.count, True),
     ("Peak GPU memory, MiB", "peak_gpu_memory_mb", formats.count, False),
 )
@@ -45,7 +46,9 @@ def listing(runs: Iterable[tuple[Summary, str, Sequence[str]]]) -> Markup:
 
 def cost(values: Mapping[str, float]) -> Markup:
     """Counted and measured cost; what is zero and need not be there is left out."""
-    return Markup("".join([_pair(name, show(values[key])) for name, key, show, kept in _COST if kept or values[key]]))
+    # A record keeps what its day knew: later costs are absent from earlier ones.
+    found = [(name, show, values.get(key, 0), kept) for name, key, show, kept in _COST]
+    return Markup("".join([_pair(name, show(value)) for name, show, value, kept in found if kept or value]))
 
 
 def metrics(values: Mapping[str, float], diagnostics: Mapping[str, float]) -> Markup:

@@ -15,11 +15,13 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from selfbench.suite.board import formats
 from selfbench.suite.board.catalogue import Catalogue
 from selfbench.suite.errors import UsageError
 from selfbench.suite.files import locked
 from selfbench.suite.record import Record, encode
 from selfbench.suite.render import MARKER, build_site, pages, site
+from selfbench.suite.render.environment import prose
 from selfbench.suite.spec import MethodRef, TaskRef
 from selfbench.suite.store import Store
 
@@ -358,6 +360,27 @@ def test_a_site_without_records_says_how_to_make_some(tmp_path: Path) -> None:
         build_site(index, [generated.generated_suite("quick")], tmp_path / "site", catalogue=Catalogue())
     for name in ("index.html", "suites/quick.html", "runs/index.html"):
         assert "selfbench run --suite quick" in (tmp_path / "site" / name).read_text(encoding="utf-8")
+
+
+def test_docstrings_set_code_between_backticks_and_escape_the_rest() -> None:
+    assert prose("`a<b` and a < `b`") == "<code>a&lt;b</code> and a &lt; <code>b</code>"
+    assert prose("a lone ` stays") == "a lone ` stays"
+
+
+def test_the_page_of_a_task_tells_what_its_preparation_took(few: Path, tmp_path: Path) -> None:
+    with Store(few).index() as index:
+        run = index.summaries()[0]
+        store = Store(tmp_path / "results")
+        for record in index.records():
+            if record.spec.task.name == run.task:
+                store.write(
+                    record.model_copy(update={"cost": record.cost.model_copy(update={"preparation_seconds": 95.0})})
+                )
+    catalogue = generated.generated_catalogue()
+    with store.index() as index:
+        build_site(index, [generated.generated_suite("quick")], tmp_path / "site", catalogue=catalogue)
+    page = (tmp_path / "site" / "tasks" / f"{run.task}.html").read_text(encoding="utf-8")
+    assert f"Prepared once, for all runs</dt><dd>in {formats.duration(95.0)}" in page
 
 
 def test_progress_ends_at_all_runs(few: Path, tmp_path: Path) -> None:
