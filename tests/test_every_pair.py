@@ -28,6 +28,8 @@ SHORT = {
 
 
 CONTROLS = ("source", "supervised", "sft")
+LONG = {"gpu", "adapters"}
+"""Tags of tasks whose models take too long for as many runs as a check makes; a tiny one of their layout is tested."""
 
 
 def ours(kind: registry.Kind) -> list[Entry]:
@@ -41,7 +43,7 @@ def pairs() -> Iterator[tuple[Entry, Entry]]:
     """
     quick = {(spec.method.name, spec.task.name) for spec in load_suite("quick").specs}
     early = {task for _, task in quick}
-    methods, tasks = ours("method"), [task for task in ours("task") if "gpu" not in task.options["tags"]]
+    methods, tasks = ours("method"), [task for task in ours("task") if not LONG & set(task.options["tags"])]
     met: set[str] = set()
     bundles: set[str] = set()
     for task in sorted(tasks, key=lambda task: (task.name not in early, "continual" not in task.name)):
