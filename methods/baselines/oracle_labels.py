@@ -20,7 +20,14 @@ if TYPE_CHECKING:
 UNKNOWN = -1
 
 
-@register_method("oracle-labels", family="upper-bound", protocol="adaptation", paper="-", needs=("oracle-labels",))
+@register_method(
+    "oracle-labels",
+    family="upper-bound",
+    protocol="adaptation",
+    paper="-",
+    needs=("oracle-labels",),
+    outputs=("classes", "tokens"),
+)
 @dataclass
 class OracleLabels(AdaptationMethod):
     """Self-training that is always right: the true classes of the pool are its pseudo-labels.
@@ -29,7 +36,8 @@ class OracleLabels(AdaptationMethod):
 
     An upper bound to every method whose targets are classes of unlabelled examples: with the same views, steps and
     budget it shows what perfect pseudo-labels were worth. x are weak views, a is of choice; all pass in one forward, as
-    in FixMatch. Examples of the pool whose class nobody knows are left out of the second mean.
+    in FixMatch. Examples of the pool whose class nobody knows are left out of the second mean; it is taken over tokens
+    where the outputs are tokens.
 
     Counted passes: 3 (1 + ratio) per labelled example and step. With weight 0 this is `supervised`, bit by bit.
     """
@@ -47,10 +55,11 @@ class OracleLabels(AdaptationMethod):
 
     def loss(self, labeled: LabeledBatch, unlabeled: Batch) -> Tensor:
         if len(unlabeled) == 0:
-            return F.cross_entropy(self.model(labeled.weak), labeled.y)
+            return self.view.task.supervised(self.model, labeled.weak, labeled.y)
         logits = self.model(torch.cat([labeled.weak, chosen_view(unlabeled, self.augment)]))
         of_labeled, of_pool = logits.split([len(labeled), len(unlabeled)])
         true = self.view.unlabeled_labels[unlabeled.index]
         known = (true != UNKNOWN).sum().clamp_min(1)
-        pool = F.cross_entropy(of_pool, true, ignore_index=UNKNOWN, reduction="sum") / known
-        return F.cross_entropy(of_labeled, labeled.y) + self.weight * pool
+        summed = F.cross_entropy(of_pool.flatten(0, -2), true.flatten(), ignore_index=UNKNOWN, reduction="sum")
+        loss: Tensor = self.view.task.loss(of_labeled, labeled.y)
+        return loss + self.weight * summed / known

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from selfbench.methods.baselines.oracle_labels import OracleLabels
 from selfbench.methods.baselines.supervised import Supervised
 from selfbench.methods.self_training.prokd import ProKD
 from selfbench.suite import registry
@@ -340,11 +342,32 @@ def test_the_targets_tags_move_neither_what_is_public_nor_the_plan(data: Data, r
     assert not np.array_equal(first.private["tags"], second.private["tags"])
 
 
-@pytest.mark.parametrize("method", [Supervised(), ProKD(teacher=0.4)], ids=["supervised", "prokd"])
+def test_the_oracle_is_the_supervised_loss_on_the_pool(data: Data, tmp_path: Path) -> None:
+    """Its second mean is the loss of the pool's sentences with their tags."""
+    task = miniature("conll-ner-en-es")
+    folder = write_bundle(tmp_path / "bundle", task.build(data))
+    split = task.split(folder, 0)
+    model = task.model().eval()
+    torch.nn.init.normal_(model.head.weight)
+    x, u = (task.inputs(folder.public(), part[:6]) for part in (split.labeled, split.unlabeled))
+    y = torch.from_numpy(split.labels[:6])
+    method = OracleLabels(weight=0.7)
+    true = torch.from_numpy(task.oracle(folder.private(), split.unlabeled))
+    method.model, method.view = model, SimpleNamespace(task=task, unlabeled_labels=true)
+    pool = type("Batch", (SimpleNamespace,), {"__len__": lambda self: 6})(weak=u, x=u, index=torch.arange(6))
+    batch = type(pool)(weak=x, y=y)
+    hidden = torch.from_numpy(task._targets(folder.private(), split.unlabeled[:6]))
+    expected = task.loss(model(x), y) + 0.7 * task.loss(model(u), hidden)
+    torch.testing.assert_close(method.loss(batch, pool), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "method", [Supervised(), ProKD(teacher=0.4), OracleLabels(ratio=1)], ids=["supervised", "prokd", "oracle-labels"]
+)
 def test_a_run_on_a_miniature(data: Data, tmp_path: Path, play: Callable[..., Any], method: Any) -> None:
     task = miniature("conll-ner-en-es")
     folder = write_bundle(tmp_path / "bundle", task.build(data))
-    outcome = play(method, task, folder, limit=2500.0)
+    outcome = play(method, task, folder, limit=2500.0, name=type(method).__selfbench__["name"])
     assert 0.0 <= outcome.metrics["entity_f1"] <= 1.0
     assert set(outcome.groups["entity_f1"]) == set(TYPES)
     assert outcome.n == 12
