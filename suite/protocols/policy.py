@@ -107,6 +107,8 @@ class PolicyTask:
     response is one step."""
     rows: ClassVar[int] = 1024
     """How many sequences are generated or scored at a time."""
+    scored_rows: ClassVar[int] = 0
+    """How many are scored at a time, where logits at all places of long responses leave room for fewer."""
 
     def build(self, data: Data) -> Bundle:
         """Make or decode the problems and the first policy; runs once, in a process of its own."""

@@ -285,8 +285,9 @@ class Policy:
         return found
 
     def _likeliest(self, cloze: Cloze) -> Array:
+        rows = self._task.scored_rows or self._task.rows
         return language_model.likeliest(
-            self._model, self._tokenizer, cloze.prompts, cloze.options, self._task.rows, self._device
+            self._model, self._tokenizer, cloze.prompts, cloze.options, rows, self._device
         )
 
     def answers(self, method: PolicyMethod, prompts: Sequence[str], number: int) -> tuple[list[str], int]:
@@ -386,7 +387,7 @@ class Policy:
     def _score(self, sequences: Sequences, under: str) -> Tensor:
         values = torch.empty(len(sequences), dtype=torch.float64)
         with self._under(under), torch.no_grad(), autocast(self._context):
-            for chosen in sequences.batches(self._task.rows):
+            for chosen in sequences.batches(self._task.scored_rows or self._task.rows):
                 self._meter.charge(forward=len(chosen), tokens=int(sequences.lengths[chosen].sum()))
                 logprobs = sequences.logprobs(self._model, chosen, self._device)
                 values[torch.from_numpy(chosen)] = logprobs.double().cpu()

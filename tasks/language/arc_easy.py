@@ -105,7 +105,6 @@ class ArcEasySmol(PretrainedPolicy):
     max_new: ClassVar[int] = 24
     votes: ClassVar[int] = 0
     verdicts: ClassVar[int] = 64
-    rows: ClassVar[int] = 64
 
     def read(self, data: Data) -> Bundle:
         """Questions and options of the 400 test questions, then those of the training part."""

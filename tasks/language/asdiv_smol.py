@@ -63,6 +63,7 @@ class ASDivSmol(PretrainedPolicy):
     votes: ClassVar[int] = 4
     verdicts: ClassVar[int] = 32
     rows: ClassVar[int] = 128
+    scored_rows: ClassVar[int] = 32
 
     def read(self, data: Data) -> Bundle:
         """Public array `problems`: packed texts; private `equations` and `values`, packed."""

@@ -95,6 +95,7 @@ class GSM8K(PretrainedPolicy):
     max_new: ClassVar[int] = 256
     votes: ClassVar[int] = 8
     rows: ClassVar[int] = 256
+    scored_rows: ClassVar[int] = 16
 
     def read(self, data: Data) -> Bundle:
         """Public array `problems`: packed texts, the test problems first; private `solutions`, packed."""

@@ -51,6 +51,7 @@ class PretrainedPolicy(PolicyTask):
         optimizer="adamw", lr=1e-3, weight_decay=0.0, batch_size=16, schedule=half_cosine(0.1), max_norm=1.0
     )
     rows: ClassVar[int] = 256
+    scored_rows: ClassVar[int] = 64
 
     def read(self, data: Data) -> Bundle:
         """The task's own arrays and facts."""
