@@ -286,9 +286,7 @@ class Policy:
 
     def _likeliest(self, cloze: Cloze) -> Array:
         rows = self._task.scored_rows or self._task.rows
-        return language_model.likeliest(
-            self._model, self._tokenizer, cloze.prompts, cloze.options, rows, self._device
-        )
+        return language_model.likeliest(self._model, self._tokenizer, cloze.prompts, cloze.options, rows, self._device)
 
     def answers(self, method: PolicyMethod, prompts: Sequence[str], number: int) -> tuple[list[str], int]:
         """What `method` answers to the prompts after round `number`, and the tokens that it takes; off the meter."""
