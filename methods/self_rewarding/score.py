@@ -22,7 +22,9 @@ _FIRST, _SECOND = 0, 1
 """The turns: rewards of a turn have the mean of the turn as their baseline."""
 
 
-@register_method("score", family="self-training", protocol="policy", paper="arXiv:2409.12917", needs=("verifier",))
+@register_method(
+    "score", family="self-training", protocol="policy", paper="arXiv:2409.12917", needs=("verifier", "attempts")
+)
 @dataclass
 class SCoRe(PolicyMethod):
     """Two stages of REINFORCE on two attempts, y_1 ~ pi(. | x) and y_2 ~ pi(. | x, y_1, "again"), r in {0, 1}.

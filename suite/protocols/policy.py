@@ -155,8 +155,23 @@ class PolicyTask:
         """`prompt` with the true answer given away, for rationales; for tasks that grant `answers`."""
         raise NotImplementedError
 
-    def again(self, prompt: str, response: str) -> str:
-        """The prompt of a second attempt at `prompt`, which shows the first one, `response`, whole or cut off."""
+    def again(self, prompt: str, response: str, feedback: str = "") -> str:
+        """The prompt of another attempt at `prompt` that shows the one before, whole or cut off, and feedback on it.
+
+        This and the three below are for tasks that grant `attempts`.
+        """
+        raise NotImplementedError
+
+    def critic(self, prompt: str, response: str) -> str:
+        """The prompt that asks for feedback on `response`, whole or cut off."""
+        raise NotImplementedError
+
+    def feedback(self, right: Sequence[bool]) -> str:
+        """Feedback that says of each step whether it is right."""
+        raise NotImplementedError
+
+    def approves(self, feedback: str) -> bool | None:
+        """Whether feedback finds nothing wrong; None where it is not of the form of `feedback`."""
         raise NotImplementedError
 
     def answers(self, private: Mapping[str, Array], indices: Array) -> list[str]:

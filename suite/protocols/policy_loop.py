@@ -519,9 +519,21 @@ class PolicyView:
         """The steps of a whole response, which joined are the response."""
         return self._task.steps(response)
 
-    def again(self, prompt: str, response: str) -> str:
-        """The prompt of a second attempt at `prompt`, which shows the first one."""
-        return self._task.again(prompt, response)
+    def again(self, prompt: str, response: str, feedback: str = "") -> str:
+        """The prompt of another attempt at `prompt` that shows the one before, and feedback on it."""
+        return self._task.again(prompt, response, feedback)
+
+    def critic(self, prompt: str, response: str) -> str:
+        """The prompt that asks for feedback on a response."""
+        return self._task.critic(prompt, response)
+
+    def feedback(self, right: Sequence[bool]) -> str:
+        """Feedback that says of each step of a response whether it is right."""
+        return self._task.feedback(right)
+
+    def approves(self, feedback: str) -> bool | None:
+        """Whether feedback finds nothing wrong; None where it cannot be read."""
+        return self._task.approves(feedback)
 
     def hinted(self, prompt: str, answer: str) -> str:
         """`prompt` with `answer` given away, for rationales."""

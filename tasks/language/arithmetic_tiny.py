@@ -117,9 +117,21 @@ class _ArithmeticTiny(PolicyTask):
         """`47+85?132=`"""
         return f"{prompt[:-1]}?{answer}="
 
-    def again(self, prompt: str, response: str) -> str:
-        """`47+85?2^3^=132=`"""
-        return f"{prompt[:-1]}?{response.removesuffix(CUT_OFF)}="
+    def again(self, prompt: str, response: str, feedback: str = "") -> str:
+        """`47+85?2^3^=132=`, and with feedback `47+85?2^3^=132?...=`"""
+        shown = f"{response.removesuffix(CUT_OFF)}?{feedback}" if feedback else response.removesuffix(CUT_OFF)
+        return f"{prompt[:-1]}?{shown}="
+
+    def critic(self, prompt: str, response: str) -> str:
+        """`47+85?2^3^=132?`"""
+        return f"{prompt[:-1]}?{response.removesuffix(CUT_OFF)}?"
+
+    def feedback(self, right: Sequence[bool]) -> str:
+        """A mark a step: `.` where it is right, `^` where it is not."""
+        return "".join(".^"[not good] for good in right)
+
+    def approves(self, feedback: str) -> bool | None:
+        return "^" not in feedback if re.fullmatch(r"[.^]+", feedback) else None
 
     def answers(self, private: Mapping[str, Array], indices: Array) -> list[str]:
         return [str(total) for total in private["sums"][indices]]
@@ -142,7 +154,7 @@ class _ArithmeticTiny(PolicyTask):
     title="Two-digit additions by a small language model, with a verifier",
     budget={"currency": "tokens", "limit": 3000000, "wall_seconds": 300.0},
     data=(),
-    grants=("verifier", "answers", "solutions"),
+    grants=("verifier", "answers", "attempts", "solutions"),
     bundle="arithmetic-tiny",
 )
 class ArithmeticTiny(_ArithmeticTiny):
@@ -157,7 +169,7 @@ class ArithmeticTiny(_ArithmeticTiny):
     title="Two-digit additions by a small language model, without a verifier",
     budget={"currency": "tokens", "limit": 3000000, "wall_seconds": 300.0},
     data=(),
-    grants=("solutions",),
+    grants=("attempts", "solutions"),
     bundle="arithmetic-tiny",
 )
 class ArithmeticTinyUnverified(_ArithmeticTiny):

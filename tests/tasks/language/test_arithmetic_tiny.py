@@ -120,4 +120,15 @@ def test_the_first_policy_is_the_kept_one_and_its_error_is_declared(bundle: Bund
 def test_hidden_answers_stay_out_of_what_methods_see(bundle: BundleFolder) -> None:
     assert bundle.public().keys() == {"terms"}
     assert bundle.private().keys() == {"sums"}
-    assert ArithmeticTinyUnverified.__selfbench__["grants"] == ("solutions",)
+    assert ArithmeticTinyUnverified.__selfbench__["grants"] == ("attempts", "solutions")
+
+
+def test_further_attempts_and_feedback_are_words_of_the_model() -> None:
+    assert TASK.steps("2^3^=132") == ["2^", "3^", "=132"]
+    assert TASK.again("47+85=", "2^3^=132") == "47+85?2^3^=132="
+    assert TASK.again("47+85=", "2^3…", "..^") == "47+85?2^3?..^="
+    assert TASK.critic("47+85=", "2^3^=132") == "47+85?2^3^=132?"
+    assert TASK.feedback([True, False, True]) == ".^."
+    assert [TASK.approves(text) for text in ("...", ".^.", "", "..…", "2.")] == [True, False, None, None, None]
+    longest = TASK.again("99+99=", "8^9^=19999", "." * 9)
+    assert TASK.tokenizer().encode([longest])[1][0] + TASK.max_new < 64
