@@ -75,15 +75,17 @@ class Tokens:
 
     def plain(self, texts: Sequence[str]) -> list[list[int]]:
         """The token ids of texts, without marks."""
-        return [ids for ids, _ in self.located(texts)]
+        return [item.ids for item in self._encoded(texts)]
 
     def located(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
         """The token ids of texts, without marks, and of each token where it stands: its first character, and one after.
 
         Characters are those of the text as it is given.
         """
-        encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        return [(item.ids, item.offsets) for item in encoded]
+        return [(item.ids, item.offsets) for item in self._encoded(texts)]
+
+    def _encoded(self, texts: Sequence[str]) -> list[Any]:
+        return list(self._tokenizer.encode_batch(list(texts), add_special_tokens=False))
 
     def word(self, text: str) -> int:
         """The number of a word that is one token, within a sentence. Raises `ValueError` where it is more."""
