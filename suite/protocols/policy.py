@@ -93,6 +93,9 @@ class PolicyTask:
     """Where a long `build` says how far it is; the harness listens."""
     recipe: ClassVar[Recipe] = Recipe(optimizer="adamw")
     """Optimiser, learning rate, batch size and schedule of every training; `ema` and `points` play no part here."""
+    first_epochs: ClassVar[int] = 0
+    """Passes over the run's demonstrations that make the first policy out of the bundle's model: the same training for
+    all methods, before round 0 and off the meter."""
     rounds: ClassVar[int]
     """How many rounds a run has, unless its budget ends before."""
     max_new: ClassVar[int]

@@ -244,6 +244,15 @@ class Policy:
 
     # What follows is for the harness.
 
+    def prepare(self, examples: Sequence[Example], epochs: int) -> None:
+        """Train the first policy, off the meter and by the recipe alone; its weights are `base` from here on."""
+        own, self._lr = self._lr, self._task.recipe.lr
+        with self._meter.paused():
+            self.finetune(examples, epochs=epochs)
+        self._lr = own
+        del self._kept[BASE]
+        self.keep(BASE)
+
     def begin(self, number: int) -> None:
         """Begin a round: random streams and caches depend on its number and the calls in it alone."""
         self._round, self._calls = number, 0
@@ -578,6 +587,9 @@ def run_policy(
     policy = Policy(model.to(context.device), task, meter, context, view.prompts, method.lr_scale)
     torch.manual_seed(derive(context.spec.seed, "method"))
     number = 0
+    if task.first_epochs:
+        # A resumed run does so again, for `setup` may look at it.
+        policy.prepare(view.demonstrations, task.first_epochs)
 
     own = cloze is None and type(method).respond is not PolicyMethod.respond
 
