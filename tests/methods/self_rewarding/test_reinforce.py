@@ -29,7 +29,7 @@ def two_turns(tiny_task: type) -> Any:
     """The tiny task, where a second attempt may be asked for: `3+4=`, `8` -> `3+4?8=`."""
 
     class TwoTurns(tiny_task):
-        def again(self, prompt: str, response: str) -> str:
+        def again(self, prompt: str, response: str, feedback: str = "") -> str:
             return f"{prompt[:-1]}?{response.removesuffix('…')}="
 
     return TwoTurns()
