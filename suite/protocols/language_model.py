@@ -415,7 +415,10 @@ def _run(
 
     Of a large vocabulary the logits are those of the last `kept` tokens.
     """
-    more: dict[str, Any] = {"logits_to_keep": kept} if _has_large_head(model) else {}
+    more: dict[str, Any] = {}
+    if _has_large_head(model):
+        # By index, which copies the states: a slice of them would have the weights of the head copied for every row.
+        more["logits_to_keep"] = torch.arange(ids.shape[1] - kept, ids.shape[1], device=ids.device)
     if cache is not None:
         # Later versions of transformers call it `cache`.
         more["cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"] = cache
