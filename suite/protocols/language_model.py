@@ -370,9 +370,8 @@ def reinforce_loss(logprobs: Tensor, rewards: Tensor, kl: Tensor, reference: Ten
     alone.
     """
     paid = rewards - kl * (logprobs.detach() - reference)
-    number = torch.zeros(int(group.max()) + 1, dtype=paid.dtype, device=paid.device)
-    mean = number.index_add(0, group, paid) / number.index_add(0, group, torch.ones_like(paid)).clamp_min(1.0)
-    return -((paid - mean[group]) * logprobs).mean()
+    together = (group[:, None] == group).to(paid)
+    return -((paid - together @ paid / together.sum(dim=1)) * logprobs).mean()
 
 
 def dpo_loss(chosen: Tensor, rejected: Tensor, labels: Tensor, weights: Tensor, beta: float) -> Tensor:

@@ -187,7 +187,7 @@ class Policy:
         self._refuse_while_answering()
         parameters = [value for _, value in self._trained()]
         optimizer = make_optimizer(self._task.recipe, parameters)
-        paid = torch.tensor(float("nan"))
+        paid, loss = torch.tensor(float("nan")), torch.zeros(())
         for step in range(steps):
             rollouts = draw()
             if not rollouts:
@@ -212,7 +212,7 @@ class Policy:
                 self._step(optimizer, parameters, loss, (step + 0.5) / steps, lr_scale)
             finally:
                 self._model.eval()
-            self._check(loss)
+        self._check(loss)
         return float(paid.mean())
 
     def keep(self, name: str) -> None:
