@@ -50,12 +50,14 @@ class AdditionSmol(PretrainedPolicy):
     The 4,095 sums of two numbers from 10 to 99, of which a sum and its mirror image are one, are divided: 512 test
     problems, the same for all seeds; of the others the seed draws 64 demonstrations, which are half of those of
     `addition-smol-128`, and a pool of 512. A response counts when it is a number of two or three digits and nothing
-    else. The first policy has seen no demonstration: a method's first round begins from the model as it was published.
+    else. The model as it was published answers none in this form: the first policy has been fine-tuned on the
+    demonstrations.
     """
 
     system: ClassVar[str] = "Answer with a number."
     gate: ClassVar[tuple[float, float]] = (1.9, 2.2)
-    rounds: ClassVar[int] = 3
+    first_epochs: ClassVar[int] = 16
+    rounds: ClassVar[int] = 2
     max_new: ClassVar[int] = 5
     votes: ClassVar[int] = 4
     verdicts: ClassVar[int] = 32

@@ -53,12 +53,14 @@ class ASDivSmol(PretrainedPolicy):
     Of the 2,305 problems those count whose formula is one equation of numbers, + - * / and brackets that gives their
     answer, in at most 18 characters. Of problems that differ in numbers alone one is kept. 256 are for the test, the
     same for all seeds; of the others the seed draws 128 demonstrations and a pool of 512. A response counts when it is
-    such an expression to the last character, with an operation, of the right value. There are two rounds.
+    such an expression to the last character, with an operation, of the right value. The first policy has been fine-tuned on the
+    demonstrations; there is one round.
     """
 
     system: ClassVar[str] = "Write the equation."
     gate: ClassVar[tuple[float, float]] = (1.9, 2.2)
-    rounds: ClassVar[int] = 2
+    first_epochs: ClassVar[int] = 8
+    rounds: ClassVar[int] = 1
     max_new: ClassVar[int] = 20
     votes: ClassVar[int] = 4
     verdicts: ClassVar[int] = 32

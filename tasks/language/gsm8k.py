@@ -87,6 +87,7 @@ class GSM8K(PretrainedPolicy):
     """
 
     model_name: ClassVar[str] = "qwen25-05b-instruct"
+    attention: ClassVar[str] = "sdpa"
     system: ClassVar[str] = "Solve the problem step by step. Write the answer as `#### number` in the last line."
     recipe: ClassVar[Recipe] = Recipe(
         optimizer="adamw", lr=2e-4, weight_decay=0.0, batch_size=16, schedule=half_cosine(0.1), max_norm=1.0

@@ -50,7 +50,8 @@ class JudgeSmol(PretrainedPolicy):
 
     system: ClassVar[str] = "Answer A or B."
     gate: ClassVar[tuple[float, float]] = (1.9, 2.2)
-    rounds: ClassVar[int] = 3
+    first_epochs: ClassVar[int] = 8
+    rounds: ClassVar[int] = 2
     max_new: ClassVar[int] = 4
     votes: ClassVar[int] = 4
     verdicts: ClassVar[int] = 8

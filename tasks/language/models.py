@@ -173,13 +173,16 @@ def adapters(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
 
 
-def load_model(folder: Path) -> Any:
-    """The causal language model in `folder`, in eval mode, nothing of it trained."""
+def load_model(folder: Path, attention: str = "sdpa") -> Any:
+    """The causal language model in `folder`, in eval mode, nothing of it trained.
+
+    `attention` is the implementation, as `transformers` calls it.
+    """
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
+    model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, attn_implementation=attention)
     return model.requires_grad_(False).eval()
 
 

@@ -42,6 +42,8 @@ class PretrainedPolicy(PolicyTask):
     """The system's words in the chat template; without any, those that the template has by default."""
     frame: ClassVar[tuple[str, str] | None] = None
     """What stands before and after a question, in place of the model's chat template."""
+    attention: ClassVar[str] = "eager"
+    """For short texts on a CPU faster than torch's fused one, whose backward pass takes a fifth of a step there."""
     rank: ClassVar[int] = 16
     scale: ClassVar[float] = 2.0
     adapter_seed: ClassVar[int] = 0
@@ -64,7 +66,7 @@ class PretrainedPolicy(PolicyTask):
     def build(self, data: Data) -> Bundle:
         self.tell("reading the model")
         folder = checkpoint(data, self.model_name)
-        model = load_model(folder)
+        model = load_model(folder, self.attention)
         frame = chat_frame(folder, self.system) if self.frame is None else self.frame
         nll = self._measure(model)
         add_adapters(model, self.rank, self.scale, self.adapter_seed)
@@ -99,7 +101,7 @@ class PretrainedPolicy(PolicyTask):
         return nll
 
     def model(self) -> nn.Module:
-        model = load_model(checkpoint(Data(data_folder()), self.model_name))
+        model = load_model(checkpoint(Data(data_folder()), self.model_name), self.attention)
         add_adapters(model, self.rank, self.scale, self.adapter_seed)
         return model  # type: ignore[no-any-return]
 
