@@ -44,8 +44,10 @@ class TreeSearch(PolicyMethod):
     The policy is left as it is: what changes is how it answers. C is the paper's self-evaluation, there the probability
     that the model, prompted with worked evaluations, calls a step correct. A policy that cannot be prompted so is its
     own evaluator by a head: a copy of it, trained in the first round to tell the steps of the demonstrations (1) from
-    those of others in their place (0). weight 0.5, tau 0.5 with decay 0.5 are the paper's, and gamma 0.7 lies in its
-    range. Chosen here: 4 beams of 3 samples. A response that does not parse is answered with only where none does.
+    those of others in their place (0). weight 0.5, tau 0.5, decay 0.5 and gamma up to 1 are those of the authors'
+    scripts, whose 5 beams have 16 samples each; 4 of 3 are chosen here. Their code draws with p ~ E^(1 / tau), of an E
+    that is normalised by the number of tokens and steps, and rejects candidates below a least score; p and E here are
+    the paper's. A response that does not parse is answered with only where none does.
     With one beam, one sample, temperature 0 and the weight 1 it is greedy decoding, and no evaluator is trained.
     """
 
