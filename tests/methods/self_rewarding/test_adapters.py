@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from selfbench.suite.errors import MethodError
 from selfbench.suite.places import data_folder
 from selfbench.suite.protocols.language_model import CUT_OFF
 from selfbench.suite.protocols.policy import Cloze, PolicyMethod, Problems
+from selfbench.suite.protocols.policy_loop import Policy, PolicyView
+from selfbench.suite.registry import register_method
 from selfbench.tasks.language.addition_smol import AdditionSmol
 
 Play = Callable[..., Any]
@@ -31,6 +34,7 @@ class Small(AdditionSmol):
     model_name = "qwen25-05b-instruct"
     gate = None
     rank = 2
+    first_epochs = 1
     votes = 2
     rounds = 2
     max_new = 40
@@ -108,6 +112,38 @@ def test_training_moves_adapters_and_nothing_else(play: Play, bundle: BundleFold
     [(model, before)] = seen
     moved = {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
     assert moved == {name for name in before if "lora_" in name}
+
+
+def test_the_first_policy_is_trained_alike_for_all_methods_and_off_the_meter(play: Play, bundle: BundleFolder) -> None:
+    slow, fast, other = (
+        play(method, task=Small(), bundle=bundle, folder=f"{number}").outcome.curve[0].values
+        for number, method in enumerate([SFT(epochs=1), SFT(epochs=2, lr_scale=5.0), ReSTEM(epochs=1)])
+    )
+    assert slow == fast == other
+    assert slow["tokens"] == 0
+
+
+def test_base_is_the_first_policy(play: Play, bundle: BundleFolder) -> None:
+    seen: list[bool] = []
+
+    @register_method("sft", family="tests", protocol="policy", paper="-")
+    @dataclass
+    class Looks(PolicyMethod):
+        def round(self, policy: Policy, view: PolicyView, number: int) -> None:
+            prompts, responses = zip(*view.demonstrations, strict=True)
+            if number == 1:
+                # As published, the second factor of an adapter is 0.
+                base = policy._kept["base"]
+                seen.append(all(bool(value.any()) for name, value in base.items() if "lora_B" in name))
+                now = policy.logprobs(prompts, responses)
+                seen.append(torch.equal(now, policy.logprobs(prompts, responses, under="base")))
+                policy.finetune(view.demonstrations)
+            seen.append(
+                not torch.equal(policy.logprobs(prompts, responses), policy.logprobs(prompts, responses, under="base"))
+            )
+
+    play(Looks(), task=Small(), bundle=bundle)
+    assert seen == [True] * 4
 
 
 def test_bf16_is_what_the_spec_declares(play: Play, bundle: BundleFolder) -> None:
