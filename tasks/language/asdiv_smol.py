@@ -42,7 +42,7 @@ class WordProblem(NamedTuple):
     version="1",
     metric="accuracy",
     title="ASDiv word problems to equations by SmolLM2-135M with adapters, from 128 worked ones",
-    budget={"currency": "tokens", "limit": 3000000, "wall_seconds": 7200.0, "memory_mb": 8192},
+    budget={"currency": "tokens", "limit": 1000000, "wall_seconds": 7200.0, "memory_mb": 8192},
     data=("smollm2", "asdiv"),
     grants=("verifier", "answers", "solutions"),
     tags=("adapters",),
