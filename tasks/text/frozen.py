@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import io
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...suite.bundle import Array
-from ...suite.files import write_atomic
 from ...suite.places import cache_folder
 from ...suite.protocols.adaptation import AdaptationTask, Recipe
-from .minilm import WIDTH, embed, load_encoder, tokenize
+from .minilm import PAD, WIDTH, embed, load_encoder, tokenize
+from .vectors import kept_vectors
 
 if TYPE_CHECKING:
     from ...suite.data import Data
@@ -98,20 +97,13 @@ def encode(
     ids = tokenize(data, texts, length)
     key = hashlib.sha256(data.describe("minilm").fingerprint.encode() + torch.__version__.encode() + ids.tobytes())
     kept = cache_folder() / "vectors" / f"{key.hexdigest()[:32]}.npz"
-    if kept.is_file():
-        with np.load(kept, allow_pickle=False) as file:
-            vectors, seconds = file["vectors"], float(file["seconds"])
-    else:
-        started = time.perf_counter()
-        vectors = embed(
-            load_encoder(data),
-            ids,
-            workers=os.cpu_count() or 1,
-            tell=lambda done: tell(f"encoding: {done:,} of {len(ids):,} texts"),
-        )
-        seconds = time.perf_counter() - started
-        buffer = io.BytesIO()
-        np.savez(buffer, vectors=vectors, seconds=np.float64(seconds))
-        write_atomic(kept, buffer.getvalue())
+    encoder = functools.cache(lambda: load_encoder(data))
+
+    def vectors_of(rows: Array, done: Callable[[int], None]) -> Array:
+        return embed(encoder(), ids[rows], workers=os.cpu_count() or 1, tell=done)
+
+    vectors, seconds = kept_vectors(
+        kept, (ids != PAD).sum(axis=1), vectors_of, lambda done: tell(f"encoding: {done:,} of {len(ids):,} texts")
+    )
     facts = {"encode_seconds": round(seconds, 1), "texts_per_second": round(len(ids) / seconds, 1)}
     return {"ids": ids, "vectors": vectors}, facts

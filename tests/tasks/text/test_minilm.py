@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from selfbench.tasks.text import vectors
 from selfbench.tasks.text.minilm import (
     CLS,
     PAD,
@@ -92,6 +93,17 @@ def test_the_number_of_workers_changes_no_bit_and_progress_is_told(data: Folder,
     one = embed(encoder, ids, workers=1, batch_size=4, tell=told.append)
     assert told == [4, 8, 12, 16, 20]
     assert np.array_equal(one, embed(encoder, ids, workers=3, batch_size=4))
+
+
+def test_parts_change_no_bit(data: Folder, ids: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vectors, "PART", 8)
+    encoder = load_encoder(data)
+    found, _ = vectors.kept_vectors(
+        tmp_path / "v.npz",
+        (ids != PAD).sum(axis=1),
+        lambda rows, done: embed(encoder, ids[rows], batch_size=4, tell=done),
+    )
+    assert np.array_equal(found, embed(encoder, ids, batch_size=4))
 
 
 def test_words_are_dropped_but_never_the_frame(ids: np.ndarray) -> None:
