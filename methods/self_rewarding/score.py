@@ -11,6 +11,7 @@ import torch
 from ...suite.hyper import hyper
 from ...suite.protocols.policy import Example, PolicyMethod, Rollout
 from ...suite.registry import register_method
+from ..common.critique import demonstrated_critiques
 from ..common.responses import judged
 
 if TYPE_CHECKING:
@@ -41,8 +42,9 @@ class SCoRe(PolicyMethod):
     what comes after it too, the first attempt would earn r(y_1) - alpha r(y_1), and be paid for being wrong. The KL is
     taken off the reward, as the log-ratio of the sample, and the baseline is the mean of the turn in the batch. A
     policy that cannot be told to try again has to learn what a second attempt is: the reference pi_ref is the harness's
-    policy, fine-tuned on the demonstrations, alone and after a sampled first attempt. `share` of all rounds are stage
-    I, at least one. With 0 steps a round, nothing is trained but that.
+    policy, fine-tuned on the demonstrations, alone and after right and flawed first attempts
+    (`methods/common/critique.py`; a policy that knows its demonstrations makes no mistakes in them by itself). `share`
+    of all rounds are stage I, at least one. With 0 steps a round, nothing is trained but that.
     """
 
     steps: int = hyper(60, low=0, high=1000, help="steps of the optimiser a round")
@@ -70,12 +72,10 @@ class SCoRe(PolicyMethod):
         return [text for [text] in policy.generate(self.seen(prompts, first), 1, 0.0)]
 
     def show_second_attempts(self, policy: Policy, view: PolicyView) -> None:
-        """Fine-tune on the demonstrations, each alone and after a first attempt by the policy; keep the reference."""
-        shown = view.demonstrations
-        made = policy.generate([example.prompt for example in shown], 1, self.temperature)
-        prompts = self.seen([example.prompt for example in shown], [text for [text] in made])
-        second = [Example(prompt, example.response) for prompt, example in zip(prompts, shown, strict=True)]
-        policy.finetune([*shown, *second], epochs=self.sft_epochs)
+        """Fine-tune on the demonstrations, alone and after right and flawed first attempts; keep the reference."""
+        critiques = demonstrated_critiques(policy, view, self.temperature)
+        second = [Example(self.again(one.prompt, one.response), one.refined) for one in critiques]
+        policy.finetune([*view.demonstrations, *second], epochs=self.sft_epochs)
         policy.keep(_REFERENCE)
 
     def seen(self, prompts: Sequence[str], attempts: Sequence[str]) -> list[str]:

@@ -32,6 +32,12 @@ def two_turns(tiny_task: type) -> Any:
         def again(self, prompt: str, response: str, feedback: str = "") -> str:
             return f"{prompt[:-1]}?{response.removesuffix('…')}="
 
+        def critic(self, prompt: str, response: str) -> str:
+            return prompt
+
+        def feedback(self, right: Sequence[bool]) -> str:
+            return ""
+
     return TwoTurns()
 
 
@@ -239,6 +245,7 @@ class Scripted:
 
     table: dict[str, str]
     calls: list[tuple[Any, ...]] = field(default_factory=list)
+    step: Any = None
     drawn: list[list[Rollout]] = field(default_factory=list)
 
     def generate(self, prompts: Sequence[str], n: int, temperature: float) -> list[list[str]]:
@@ -263,23 +270,19 @@ TABLE = {
     "1+1=": "3", "1+1?3=": "2",  # corrected
     "2+3=": "5", "2+3?5=": "4",  # spoiled
     "9+9=": "1…", "9+9?1=": "19",  # wrong twice
-    "4+4=": "9",
 }  # fmt: skip
 
 
 def test_both_stages_pay_what_the_paper_says(view: Any) -> None:
     view.again = lambda prompt, text: f"{prompt[:-1]}?{text.removesuffix('…')}="
-    view.verdicts, view.rounds = 9, 5
+    view.verdicts, view.rounds, view.steps, view.feedback = 9, 5, lambda text: [text], lambda right: ""
     policy = Scripted(TABLE)
     method = SCoRe(steps=1, prompts=3, share=0.4, alpha=10.0, beta_1=0.01, beta_2=0.1, sft_epochs=2)
     method.setup(policy, view)
     method.round(policy, view, 1)
-    assert policy.calls[:3] == [
-        ("generate", ["4+4="], 1.0),
-        ("finetune", [("4+4=", "8"), ("4+4?9=", "8")], 2),
-        ("keep", "reference"),
-    ]
-    assert policy.calls[3] == ("reinforce", 1, "reference", 0.05)
+    # The single demonstration has no other one for a flaw.
+    assert policy.calls[:2] == [("finetune", [("4+4=", "8"), ("4+4?8=", "8")], 2), ("keep", "reference")]
+    assert policy.calls[2] == ("reinforce", 1, "reference", method.rl_lr)
     first = {
         Rollout("1+1=", "3", 0.0, 0.1, 0), Rollout("1+1?3=", "2", 1.0, 0.01, 1),
         Rollout("2+3=", "5", 0.0, 0.1, 0), Rollout("2+3?5=", "4", 0.0, 0.01, 1),
