@@ -53,8 +53,8 @@ class ASDivSmol(PretrainedPolicy):
     Of the 2,305 problems those count whose formula is one equation of numbers, + - * / and brackets that gives their
     answer, in at most 18 characters. Of problems that differ in digits alone one is kept. 256 are for the test, the
     same for all seeds; of the others the seed draws 128 demonstrations and a pool of 512. A response counts when it is
-    such an expression to the last character, with an operation, of the right value. The first policy has been fine-tuned on the
-    demonstrations; there is one round.
+    such an expression to the last character, with an operation, of the right value. The first policy has been
+    fine-tuned on the demonstrations; there is one round.
     """
 
     system: ClassVar[str] = "Write the equation."
