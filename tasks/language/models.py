@@ -106,11 +106,15 @@ class SubwordTokenizer:
         self._tokenizer = Tokenizer.from_file(str(path))
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        numbers = {token: self._tokenizer.token_to_id(token) for token in (stop, pad)}
-        absent = [token for token, number in numbers.items() if number is None]
-        if absent or stop == pad:
-            raise DataMissing(f"{path} has no token {' and '.join(absent)}." if absent else f"{stop} cannot pad too.")
-        self.stop, self.pad = numbers[stop], numbers[pad]
+        self.stop, self.pad = (self._number(token, path) for token in (stop, pad))
+        if stop == pad:
+            raise UsageError(f"{stop} ends a response, and cannot fill batches too.")
+
+    def _number(self, token: str, path: Path) -> int:
+        number = self._tokenizer.token_to_id(token)
+        if number is None:
+            raise DataMissing(f"{path} has no token {token}.")
+        return int(number)
 
     def encode(self, texts: Sequence[str]) -> tuple[Array, Array]:
         found = [item.ids for item in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
@@ -145,7 +149,7 @@ def chat_frame(folder: Path, system: str) -> tuple[str, str]:
         )
     turns = [{"role": "system", "content": system}] if system else []
     turns.append({"role": "user", "content": _USER})
-    text: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
     if text.count(_USER) != 1:
         raise UsageError(f"The chat template in {folder} does not write a user's words once: {text!r}.")
     before, _, after = text.partition(_USER)
@@ -162,7 +166,9 @@ def add_adapters(model: nn.Module, rank: int, scale: float, seed: int, targets: 
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError:
         raise UsageError(f"Adapters are those of the package peft: type `{EXTRA}`.") from None
-    config = LoraConfig(r=rank, lora_alpha=scale * rank, target_modules=list(targets), lora_dropout=0.0, bias="none")
+    config = LoraConfig(
+        r=rank, lora_alpha=round(scale * rank), target_modules=list(targets), lora_dropout=0.0, bias="none"
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         inject_adapter_in_model(config, model)
@@ -181,8 +187,8 @@ def load_model(folder: Path, attention: str = "sdpa") -> Any:
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
-    logging.disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, attn_implementation=attention)
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, attn_implementation=attention)
     return model.requires_grad_(False).eval()
 
 
