@@ -34,7 +34,7 @@ CLASSES = tuple(str(digit) for digit in range(10))
     version="2",
     metric="error",
     title="MNIST to digits",
-    budget={"currency": "passes", "limit": 600000, "wall_seconds": 900.0},
+    budget={"currency": "passes", "limit": 1800000, "wall_seconds": 900.0},
     data=("mnist", "digits"),
     grants=("norm-layers", "batch-norm", "strong-augmentation", "domains", "oracle-labels"),
 )
@@ -50,7 +50,8 @@ class MnistToDigits(AdaptationTask):
     other writers, MNIST's digits smaller, half as dark and centred by their mass.
 
     `worst_group_error` is the error on the worst of the ten target classes. Network and views are those of
-    `digits-semi`: a shift of at most one pixel (weak), `rand_augment` (strong); so is the learning rate.
+    `digits-semi`: a shift of at most one pixel (weak), `rand_augment` (strong); so is the learning rate. The budget is
+    1,250 steps of `fixmatch`, which takes seven unlabelled examples per labelled one, and 18,750 of `erm`.
 
     Version 1 had 16x16 pixels, to which MNIST came with its margin and the digits without: a model trained on the
     source alone then put nearly all target images into one class, and methods that label themselves began from that.
