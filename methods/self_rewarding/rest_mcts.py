@@ -50,7 +50,7 @@ class ReSTMCTS(PolicyMethod):
     searched or valued, and a round is one of fine-tuning on the demonstrations from the first policy.
     """
 
-    iterations: int = hyper(6, low=0, high=64)
+    iterations: int = hyper(12, low=0, high=64)
     branch: int = hyper(3, low=1, high=8)
     roll: int = hyper(3, low=0, high=8)
     explore: float = hyper(0.7, low=0.0, high=2.0)
