@@ -13,8 +13,8 @@ import numpy as np
 from ...suite.bundle import Array
 from ...suite.files import locked, write_atomic
 
-PART = 512
-"""Texts in a part: some seconds of work, and a multiple of the encoder's batch, so that parts change no batch."""
+PART = 128
+"""Texts in a part: seconds of work at most, and a multiple of the encoder's batch, so that parts change no batch."""
 
 Encode = Callable[[Array, Callable[[int], None]], Array]
 """The vectors (R, D) of the rows (R,); the function given hears how many of them are done."""
