@@ -50,8 +50,10 @@ class MnistToDigits(AdaptationTask):
     other writers, MNIST's digits smaller, half as dark and centred by their mass.
 
     `worst_group_error` is the error on the worst of the ten target classes. Network and views are those of
-    `digits-semi`: a shift of at most one pixel (weak), `rand_augment` (strong); so is the learning rate. The budget is
-    1,250 steps of `fixmatch`, which takes seven unlabelled examples per labelled one, and 18,750 of `erm`.
+    `digits-semi`: a shift of at most one pixel (weak), `rand_augment` (strong); so is the learning rate: a third
+    and three times of it have about the same error on the source validation of seeds 100 and 101, which no suite uses
+    (`erm-augment`, a third of the budget: 4.4, 4.6 and 5.2 % at 0.03, 0.1 and 0.3). The budget is 1,250 steps of
+    `fixmatch`, which takes seven unlabelled examples per labelled one, and 18,750 of `erm`.
 
     Version 1 had 16x16 pixels, to which MNIST came with its margin and the digits without: a model trained on the
     source alone then put nearly all target images into one class, and methods that label themselves began from that.
