@@ -54,7 +54,7 @@ class SCoRe(PolicyMethod):
     beta_1: float = hyper(0.01, low=0.0, high=1.0)
     beta_2: float = hyper(0.1, low=0.0, high=10.0)
     temperature: float = hyper(1.0, low=0.2, high=1.5)
-    rl_lr: float = hyper(0.05, low=0.001, high=1.0, log=True, help="as a multiple of the policy's learning rate")
+    rl_lr: float = hyper(0.3, low=0.001, high=1.0, log=True, help="as a multiple of the policy's learning rate")
     sft_epochs: int = hyper(16, low=1, high=64)
 
     def setup(self, policy: Policy, view: PolicyView) -> None:
