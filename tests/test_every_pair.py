@@ -23,8 +23,10 @@ SHORT = {
     "note": {"source_steps": 20},
     "rmt-replay": {"warmup_images": 600},
     "vida-pretrained": {"pretrain_steps": 20},
+    "rest-mcts": {"iterations": 3},
+    "score": {"steps": 5, "sft_epochs": 4},
 }
-"""Methods that train on source data before the stream, for less long than they would."""
+"""Methods that train on source data before the stream, or do much in a round, for less long than they would."""
 
 
 CONTROLS = ("source", "supervised", "sft")
