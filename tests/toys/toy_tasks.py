@@ -77,7 +77,7 @@ class ToyStream(StreamTask):
     title="Toy adaptation",
     budget={"currency": "passes", "limit": 30000, "wall_seconds": 30, "memory_mb": 2048},
     data=(),
-    grants=("strong-augmentation",),
+    grants=("strong-augmentation", "test-inputs"),
 )
 class ToyAdaptation(AdaptationTask):
     """Blobs with four labels a class."""
