@@ -35,7 +35,7 @@ class CritiqueLoop(PolicyMethod):
                      where nothing is, `attempts` times: c ~ critic(. | x, y), y' ~ actor(. | x, y, c), y <- y'
         learning:    actor <- fine-tuning of the first policy on what was kept, at most `cutoff` a prompt
 
-    The paper's point is the second line of exploration: sampling alone finds more answers to easy prompts and none to
+    Written from the paper's abstract; its text was not at hand. Its point is the second line of exploration: sampling alone finds more answers to easy prompts and none to
     hard ones, so that the data of later rounds narrows; effort goes where the actor fails. Its critic is trained on
     critiques by a larger model; here those are made of the demonstrations (`methods/common/critique.py`), as are the
     refinements. Chosen here: the numbers N = 4, as in `rest-em`, and two attempts; the critic is greedy and stays as it

@@ -29,7 +29,7 @@ class SELF(PolicyMethod):
           M <- fine-tuning of the first policy on meta-skills and kept answers
         answer: r greedily, refined once by the same two calls
 
-    The paper's corpus of meta-skills has feedback and refinements by a larger model. Here it is made of the
+    Written from summaries of the paper, whose text was not at hand. Its corpus of meta-skills has feedback and refinements by a larger model. Here it is made of the
     demonstrations (`methods/common/critique.py`): r is the worked response, or one with a wrong step that the policy
     completes, f says which of its steps are the worked ones, y is the worked response. Feedback and refinement are
     greedy, first answers have temperature 0.7. As one of the paper's variants, every round trains anew from the first
