@@ -35,13 +35,13 @@ class CritiqueLoop(PolicyMethod):
                      where nothing is, `attempts` times: c ~ critic(. | x, y), y' ~ actor(. | x, y, c), y <- y'
         learning:    actor <- fine-tuning of the first policy on what was kept, at most `cutoff` a prompt
 
-    Written from the paper's abstract; its text was not at hand. Its point is the second line of exploration: sampling alone finds more answers to easy prompts and none to
-    hard ones, so that the data of later rounds narrows; effort goes where the actor fails. Its critic is trained on
-    critiques by a larger model; here those are made of the demonstrations (`methods/common/critique.py`), as are the
-    refinements. Chosen here: the numbers N = 4, as in `rest-em`, and two attempts; the critic is greedy and stays as it
-    is, refinements have the temperature of the samples; every learning starts from the first policy, with the
-    demonstrations and their refinements. With 0 attempts nothing is criticised, and it is `rest-em` on the data that
-    the actor begins with.
+    Written from the paper's abstract; its text was not at hand. Its point is the second line of exploration: sampling
+    alone finds more answers to easy prompts and none to hard ones, so that the data of later rounds narrows; effort
+    goes where the actor fails. Its critic is trained on critiques by a larger model; here those are made of the
+    demonstrations (`methods/common/critique.py`), as are the refinements. Chosen here: the numbers N = 4, as in
+    `rest-em`, and two attempts; the critic is greedy and stays as it is, refinements have the temperature of the
+    samples; every learning starts from the first policy, with the demonstrations and their refinements. With 0 attempts
+    nothing is criticised, and it is `rest-em` on the data that the actor begins with.
     """
 
     samples: int = hyper(4, low=1, high=32)

@@ -38,13 +38,14 @@ class SCoRe(PolicyMethod):
     beta_1 = 0.01, beta_2 = 0.1, temperature 1 are the paper's, which trains for 3,000 steps of 512 prompts. The answer
     that is evaluated is the second attempt.
 
-    Written from summaries of the paper, whose text was not at hand. Chosen here, where they are silent: a turn is paid its own reward, the bonus belonging to the second one; paid
-    what comes after it too, the first attempt would earn r(y_1) - alpha r(y_1), and be paid for being wrong. The KL is
-    taken off the reward, as the log-ratio of the sample, and the baseline is the mean of the turn in the batch. A
-    policy that cannot be told to try again has to learn what a second attempt is: the reference pi_ref is the harness's
-    policy, fine-tuned on the demonstrations, alone and after right and flawed first attempts
-    (`methods/common/critique.py`; a policy that knows its demonstrations makes no mistakes in them by itself). `share`
-    of all rounds are stage I, at least one. With 0 steps a round, nothing is trained but that.
+    Written from summaries of the paper, whose text was not at hand. Chosen here, where they are silent: a turn is paid
+    its own reward, the bonus belonging to the second one; paid what comes after it too, the first attempt would earn
+    r(y_1) - alpha r(y_1), and be paid for being wrong. The KL is taken off the reward, as the log-ratio of the sample,
+    and the baseline is the mean of the turn in the batch. A policy that cannot be told to try again has to learn what a
+    second attempt is: the reference pi_ref is the harness's policy, fine-tuned on the demonstrations, alone and after
+    right and flawed first attempts (`methods/common/critique.py`; a policy that knows its demonstrations makes no
+    mistakes in them by itself). `share` of all rounds are stage I, at least one. With 0 steps a round, nothing is
+    trained but that.
     """
 
     steps: int = hyper(60, low=0, high=1000, help="steps of the optimiser a round")

@@ -29,12 +29,13 @@ class SELF(PolicyMethod):
           M <- fine-tuning of the first policy on meta-skills and kept answers
         answer: r greedily, refined once by the same two calls
 
-    Written from summaries of the paper, whose text was not at hand. Its corpus of meta-skills has feedback and refinements by a larger model. Here it is made of the
-    demonstrations (`methods/common/critique.py`): r is the worked response, or one with a wrong step that the policy
-    completes, f says which of its steps are the worked ones, y is the worked response. Feedback and refinement are
-    greedy, first answers have temperature 0.7. As one of the paper's variants, every round trains anew from the first
-    policy on all that is there; the answers are those of the round alone. `refine` off answers without refinement, as
-    the paper reports too. With 0 samples no answer is trained on, and every round is the meta-skills' one.
+    Written from summaries of the paper, whose text was not at hand. Its corpus of meta-skills has feedback and
+    refinements by a larger model. Here it is made of the demonstrations (`methods/common/critique.py`): r is the worked
+    response, or one with a wrong step that the policy completes, f says which of its steps are the worked ones, y is
+    the worked response. Feedback and refinement are greedy, first answers have temperature 0.7. As one of the paper's
+    variants, every round trains anew from the first policy on all that is there; the answers are those of the round
+    alone. `refine` off answers without refinement, as the paper reports too. With 0 samples no answer is trained on,
+    and every round is the meta-skills' one.
     """
 
     samples: int = hyper(1, low=0, high=8)
