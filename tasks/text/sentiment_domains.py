@@ -52,7 +52,7 @@ ORDER_SEED = 0
     title="Sentiment: from reviews to tweets and editorials, frozen sentence vectors",
     budget={"currency": "passes", "limit": 200000, "wall_seconds": 300.0},
     data=("vader-sentiment", "minilm"),
-    grants=("strong-augmentation", "domains", "test-inputs"),
+    grants=("strong-augmentation", "domains"),
     tags=("frozen-encoder",),
 )
 class SentimentDomains(FrozenVectors):

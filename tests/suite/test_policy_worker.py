@@ -46,7 +46,9 @@ def leaked(needle: Path, form: str) -> object:
 @pytest.mark.parametrize("form", ["nothing", "numbers", "texts", "packed", "joined"])
 def test_the_walk_is_not_blind(needle: Path, form: str) -> None:
     hidden = {"somewhere": leaked(needle, form)}
-    found = registry.get("method", "policy-walks").load()(needle=str(needle)).walk()
+    # Files that other tests hold open in this process are no objects of this one.
+    walked = registry.get("method", "policy-walks").load()(needle=str(needle)).walk()
+    found = [item for item in walked if not item.startswith("open file")]
     assert bool(found) == (hidden["somewhere"] is not None)
 
 
