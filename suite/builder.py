@@ -1,4 +1,4 @@
-"""The preparing process: builds what a request names, a bundle or frozen passes, and says how far it is."""
+"""The preparing process: builds a bundle, or a part of what no method changes, and says how far it is."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .spec import RunSpec
 
 
 def write_request(task: registry.Entry, folder: Path, **more: Any) -> Path:
-    """The file that tells a preparing process which bundle to build, or with `spec` and `statistics` which passes."""
+    """The file that tells a preparing process which bundle to build, or with `spec` and `part` what of the cache."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{task.name}.json"
     file.write_text(json.dumps({"task": task.name, "status": str(folder / f"{task.name}.status"), **more}))
@@ -34,7 +34,7 @@ def main(request: Path) -> int:
 
     try:
         if "spec" in asked:
-            build_frozen(RunSpec.model_validate(asked["spec"]), asked["statistics"], tell)
+            build_frozen(RunSpec.model_validate(asked["spec"]), asked["part"], tell)
         else:
             build(registry.get("task", asked["task"]), tell)
     except Exception as error:

@@ -1,17 +1,21 @@
-"""The cache of frozen passes: what depends on source model, stream and batch cuts alone, computed once for all methods.
+"""The cache of what no method changes, computed once for all methods of a task and seed.
 
-<cache>/frozen/<task>-<statistics>-<key>/ is a bundle with the public arrays `logits` float32 (N, K) and `features`
-(N, D). It is written by a process that holds no method, and only read by those that do.
+<cache>/frozen/<task>-<part>-<key>/ is a bundle, written by a process that holds no method, and only read by those that
+do. Of a stream a part is the passes of the source model with one kind of statistics, which depend on source model,
+stream and batch cuts alone: the public arrays `logits` float32 (N, K) and `features` (N, D). Of a policy it is `first`:
+the weights of the first policy, and its responses to the test problems.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterable
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from . import registry
 from .bundle import Bundle, BundleFolder, write_bundle
@@ -19,6 +23,9 @@ from .files import locked
 from .places import cache_folder
 from .prepare import bundle_folder, is_whole
 from .spec import RunSpec, canonical
+
+if TYPE_CHECKING:
+    import torch
 
 LIMIT_MB = 2048
 """How much the cache may hold, unless `SELFBENCH_FROZEN_MB` says otherwise; 0 turns it off."""
@@ -30,51 +37,85 @@ def limit_mb() -> float:
 
 
 def frozen_folders(spec: RunSpec) -> dict[str, BundleFolder]:
-    """statistics -> where the passes that the method of `spec` asks for lie or will lie; none without a bundle."""
+    """part -> where what the method of `spec` asks for lies or will lie; none without a bundle."""
     method, task = registry.get("method", spec.method.name), registry.get("task", spec.task.name)
-    asked = method.options["frozen"] if spec.precision != "bf16" and limit_mb() else ()
-    if not asked or not bundle_folder(task).exists:
+    if task.protocol == "policy":
+        asked: Iterable[str] = ("first",)
+    else:
+        asked = method.options["frozen"] if spec.precision != "bf16" else ()
+    if not asked or not limit_mb() or not bundle_folder(task).exists:
         return {}
     about = [bundle_folder(task).sha256, task.name, task.options["version"], spec.seed, spec.device, spec.precision,
              spec.threads, metadata.version("torch")]  # fmt: skip
+    if task.protocol == "policy":
+        # The training of the first policy is part of the task's source, not of its bundle.
+        about += [bundle_folder(task).path.name, _policy_source()]
     folder = cache_folder() / "frozen"
     keys = {name: hashlib.sha256(canonical([*about, name])).hexdigest()[:12] for name in asked}
     return {name: BundleFolder(folder / f"{task.name}-{name}-{key}") for name, key in keys.items()}
 
 
-def build_frozen(spec: RunSpec, statistics: str, tell: Callable[[str], None] = lambda _: None) -> BundleFolder:
+@functools.cache
+def _policy_source() -> str:
+    """The digest of the code that trains and evaluates a first policy."""
+    room = Path(__file__).parent / "protocols"
+    names = ("first_policy.py", "language_model.py", "optimisation.py", "policy_loop.py")
+    return hashlib.sha256(b"".join((room / name).read_bytes() for name in names)).hexdigest()
+
+
+def build_frozen(spec: RunSpec, part: str, tell: Callable[[str], None] = lambda _: None) -> BundleFolder:
     """Compute one folder of `frozen_folders(spec)` unless it is whole; in a process that holds no method."""
-    import torch
-
     from .protocols.context import prepare_torch
-    from .protocols.features import forward_with_features
-    from .protocols.frozen_passes import order_digest, use_batch_statistics
 
-    folder = frozen_folders(spec)[statistics]
+    folder = frozen_folders(spec)[part]
     with locked(folder.path.parent / f".{folder.path.name}.lock"):
         if is_whole(folder):
             return folder
         device = prepare_torch(spec)
         entry = registry.get("task", spec.task.name)
         task, bundle = entry.load()(), bundle_folder(entry)
-        public, stream = bundle.public(), task.stream(bundle, spec.seed)
-        model = task.model()
-        model.load_state_dict(bundle.model())
-        model.to(device).eval().requires_grad_(False)
-        if statistics == "batch":
-            use_batch_statistics(model)
-        rows = []
-        with torch.no_grad():
-            for batch in range(len(stream.cuts) - 1):
-                chosen = stream.indices[stream.cuts[batch] : stream.cuts[batch + 1]]
-                logits, features = forward_with_features(model, task.images(public, chosen).to(device))
-                rows.append((logits.float().cpu(), None if features is None else features.float().cpu()))
-                tell(f"frozen passes ({statistics} statistics): {stream.cuts[batch + 1]:,} of {len(stream.indices):,}")
-        arrays = {"logits": torch.cat([row[0] for row in rows]).numpy()}
-        if all(row[1] is not None for row in rows):
-            arrays["features"] = torch.cat([row[1] for row in rows if row[1] is not None]).numpy()
-        facts = {"order": order_digest(stream.indices, stream.cuts), "cpu": torch.backends.cpu.get_cpu_capability()}
-        return write_bundle(folder.path, Bundle(arrays, {}, facts=facts))
+        if entry.protocol == "policy":
+            tell(f"the first policy of seed {spec.seed}")
+            return write_bundle(folder.path, _first_policy(task, bundle, spec, device))
+        return write_bundle(folder.path, _passes(task, bundle, spec, device, part, tell))
+
+
+def _passes(
+    task: Any, bundle: BundleFolder, spec: RunSpec, device: torch.device, statistics: str, tell: Callable[[str], None]
+) -> Bundle:
+    import torch
+
+    from .protocols.features import forward_with_features
+    from .protocols.frozen_passes import order_digest, use_batch_statistics
+
+    public, stream = bundle.public(), task.stream(bundle, spec.seed)
+    model = task.model()
+    model.load_state_dict(bundle.model())
+    model.to(device).eval().requires_grad_(False)
+    if statistics == "batch":
+        use_batch_statistics(model)
+    rows = []
+    with torch.no_grad():
+        for batch in range(len(stream.cuts) - 1):
+            chosen = stream.indices[stream.cuts[batch] : stream.cuts[batch + 1]]
+            logits, features = forward_with_features(model, task.images(public, chosen).to(device))
+            rows.append((logits.float().cpu(), None if features is None else features.float().cpu()))
+            tell(f"frozen passes ({statistics} statistics): {stream.cuts[batch + 1]:,} of {len(stream.indices):,}")
+    arrays = {"logits": torch.cat([row[0] for row in rows]).numpy()}
+    if all(row[1] is not None for row in rows):
+        arrays["features"] = torch.cat([row[1] for row in rows if row[1] is not None]).numpy()
+    facts = {"order": order_digest(stream.indices, stream.cuts), "cpu": torch.backends.cpu.get_cpu_capability()}
+    return Bundle(arrays, {}, facts=facts)
+
+
+def _first_policy(task: Any, bundle: BundleFolder, spec: RunSpec, device: torch.device) -> Bundle:
+    import torch
+
+    from .protocols.first_policy import make_first
+
+    problems = task.problems(bundle, spec.seed)
+    made = make_first(task, bundle.public(), bundle.model(), problems, spec, device)
+    return Bundle(made.responses, {}, made.weights, {"cpu": torch.backends.cpu.get_cpu_capability()})
 
 
 def prune(keep: Iterable[Path]) -> None:

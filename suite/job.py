@@ -20,8 +20,8 @@ class Job:
     """`spec` and where its record goes; the rest changes no result.
 
     `replace`: run although a record exists (retry). `permute`: shuffle the hidden labels by this seed, for the leak
-    check. `frozen`: where the frozen passes of the source model lie, by the statistics they use. `gpu`: index of the
-    device, None for the CPU. `code`: git commit and dirty flag of the caller's checkout.
+    check. `frozen`: where the parts of the cache of what no method changes lie. `gpu`: index of the device, None for
+    the CPU. `code`: git commit and dirty flag of the caller's checkout.
     """
 
     spec: dict[str, Any]

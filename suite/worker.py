@@ -46,6 +46,7 @@ from .protocols.active import ActiveTask
 from .protocols.active_loop import run_active
 from .protocols.adaptation_loop import run_adaptation
 from .protocols.context import Context, prepare_torch
+from .protocols.first_policy import find_first
 from .protocols.policy_loop import run_policy
 from .protocols.stream_loop import run_stream
 from .record import Cost, Provenance, Record, Status
@@ -268,7 +269,8 @@ def _run_protocol(job: Job, spec: RunSpec, plan: Message, meter: Meter, context:
         loop = run_active if isinstance(task, ActiveTask) else run_adaptation
         loop(method, task, bundle.public(), plan.arrays, meter, context, needs)
     elif task_entry.protocol == "policy":
-        run_policy(method, task, bundle.public(), bundle.model(), plan.arrays, meter, context)
+        first = find_first(job.frozen.get("first"))
+        run_policy(method, task, bundle.public(), bundle.model(), plan.arrays, meter, context, first)
     else:
         raise MethodError(f"there is no loop for the protocol '{task_entry.protocol}'")
 

@@ -39,10 +39,10 @@ def _compute_frozen(
 ) -> None:
     folders: set[Path] = set()
     for spec in specs:
-        for statistics, folder in frozen_folders(spec).items():
+        for part, folder in frozen_folders(spec).items():
             if folder.path not in folders and not is_whole(folder):
                 task = registry.get("task", spec.task.name)
-                about = {"spec": spec.model_dump(mode="json"), "statistics": statistics}
+                about = {"spec": spec.model_dump(mode="json"), "part": part}
                 _build(task, executor, store, tell, gpu=0 if spec.device == "cuda" else None, **about)
             folders.add(folder.path)
     prune(folders)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,8 @@ from .value_model import ValueModel
 BASE = "base"
 """The name under which the first policy is kept, always."""
 _MOST_KEPT = 4
-_UNLIMITED = 1e18
+UNLIMITED = 1e18
+"""The limit of a budget that nothing uses up."""
 
 
 class Policy:
@@ -250,13 +252,22 @@ class Policy:
         with self._meter.paused():
             self.finetune(examples, epochs=epochs)
         self._lr = own
-        del self._kept[BASE]
-        self.keep(BASE)
+        self._begin_here()
+
+    def start_from(self, weights: Mapping[str, Tensor]) -> None:
+        """Begin with the weights of a first policy that was prepared before; they are `base` from here on."""
+        self._load(weights)
+        self._begin_here()
 
     def begin(self, number: int) -> None:
         """Begin a round: random streams and caches depend on its number and the calls in it alone."""
         self._round, self._calls = number, 0
         self._reference.clear()
+
+    def _begin_here(self) -> None:
+        del self._kept[BASE]
+        self.keep(BASE)
+        self._calls = 0
 
     def state(self) -> dict[str, Any]:
         """Weights, for a checkpoint."""
@@ -300,7 +311,7 @@ class Policy:
     def answers(self, method: PolicyMethod, prompts: Sequence[str], number: int) -> tuple[list[str], int]:
         """What `method` answers to the prompts after round `number`, and the tokens that it takes; off the meter."""
         meter, calls = self._meter, self._calls
-        counted = Meter(Budget(currency="tokens", limit=_UNLIMITED), meter.owner, self._device)
+        counted = Meter(Budget(currency="tokens", limit=UNLIMITED), meter.owner, self._device)
         self._meter, self._calls, self._answers_for = counted, 0, number
         try:
             with meter.paused():
@@ -567,6 +578,14 @@ class PolicyView:
         return [bool(right) for right in reply.arrays["right"].tolist()]
 
 
+@dataclass(frozen=True)
+class FirstPolicy:
+    """What a run begins with: the weights that are trained, and the responses that its evaluation is of."""
+
+    weights: Mapping[str, Tensor]
+    responses: Mapping[str, Array]
+
+
 def run_policy(
     method: PolicyMethod,
     task: PolicyTask,
@@ -575,26 +594,31 @@ def run_policy(
     plan: Mapping[str, Array],
     meter: Meter,
     context: Context,
+    first: FirstPolicy | None = None,
 ) -> None:
     """Let `method` improve the policy round by round; every round's policy is evaluated, the first one as round 0.
 
-    A checkpoint is left after every round. When the budget ends within a round, that round does not count.
+    `first` is the first policy where it was made before, for all methods; otherwise it is made here. A checkpoint is
+    left after every round. When the budget ends within a round, that round does not count.
     """
     view = PolicyView(task, public, plan, meter, context)
     test, cloze, probes = task.prompts(public, plan["test"]), task.cloze(public, plan["test"]), task.probes(public)
     meter.counts.labels += len(view.demonstrations) + len(view.answers) + len(view.solutions)
     model = task.policy(weights, context.spec.precision)
     policy = Policy(model.to(context.device), task, meter, context, view.prompts, method.lr_scale)
-    torch.manual_seed(derive(context.spec.seed, "method"))
     number = 0
-    if task.first_epochs:
-        # A resumed run does so again, for `setup` may look at it.
+    # A resumed run does so again, for `setup` may look at it.
+    if first is not None:
+        policy.start_from(first.weights)
+    elif task.first_epochs:
         policy.prepare(view.demonstrations, task.first_epochs)
+    torch.manual_seed(derive(context.spec.seed, "method"))
 
     own = cloze is None and type(method).respond is not PolicyMethod.respond
 
     def evaluate() -> None:
-        responses, fields = policy.evaluate(test, number, cloze, probes), {}
+        known = dict(first.responses) if first is not None and not number else None
+        responses, fields = known or policy.evaluate(test, number, cloze, probes), {}
         if own:
             made, fields["answer_tokens"] = policy.answers(method, test, number)
             responses |= {"plain": responses["greedy"], "greedy": pack(made)}

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from selfbench.suite import registry
+from selfbench.suite.frozen import frozen_folders
 from selfbench.suite.prepare import build
 
 TASK = "arithmetic-tiny"
@@ -64,3 +65,16 @@ def test_a_record_of_a_policy(campaign) -> None:
     assert record.cost.labels == 300
     assert record.diagnostics["label_precision"] == 1.0
     assert record.provenance.packages.keys() == {"numpy", "torch", "transformers"}
+
+
+def test_runs_with_and_without_the_cached_first_policy_have_equal_results(
+    campaign, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    specs = [campaign(TASK, name, folder=name, budget=SHORT).finished[0] for name in ("sft", "self-consistency")]
+    paths = {frozen_folders(record.spec)["first"].path for record in specs}
+    assert len(paths) == 1, "whatever the method"
+    assert paths.pop().is_dir()
+    monkeypatch.setenv("SELFBENCH_FROZEN_MB", "0")
+    [computed] = campaign(TASK, "sft", folder="computed", budget=SHORT).finished
+    assert computed.results() == specs[0].results()
+    assert computed.cost.tokens == specs[0].cost.tokens

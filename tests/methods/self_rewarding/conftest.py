@@ -26,7 +26,7 @@ from selfbench.suite.protocols.context import Context
 from selfbench.suite.protocols.language_model import CharTokenizer
 from selfbench.suite.protocols.optimisation import Recipe, half_cosine
 from selfbench.suite.protocols.policy import Example, Pair, PolicyMethod, PolicyTask, Problems
-from selfbench.suite.protocols.policy_loop import run_policy
+from selfbench.suite.protocols.policy_loop import FirstPolicy, run_policy
 from selfbench.suite.spec import Budget, MethodRef, RunSpec, TaskRef
 from selfbench.suite.wire import Wire
 
@@ -151,7 +151,7 @@ def play(tmp_path: Path, tiny_bundle: BundleFolder) -> Callable[..., Played]:
     def call(
         method: PolicyMethod, *, seed: int = 0, limit: float = 1e9, stop_after: int = 0, permute: int | None = None,
         selection: str = "last", folder: str = "run", task: PolicyTask | None = None,
-        bundle: BundleFolder = tiny_bundle, precision: str = "fp32",
+        bundle: BundleFolder = tiny_bundle, precision: str = "fp32", first: FirstPolicy | None = None,
     ) -> Played:  # fmt: skip
         task = task or TinyPolicyTask()
         spec = RunSpec(
@@ -188,7 +188,7 @@ def play(tmp_path: Path, tiny_bundle: BundleFolder) -> Callable[..., Played]:
         try:
             with torch.random.fork_rng(), contextlib.suppress(Stopped):
                 run_policy(
-                    method, task, bundle.public(), bundle.model(), scorer.plan(), meter, context
+                    method, task, bundle.public(), bundle.model(), scorer.plan(), meter, context, first
                 )  # fmt: skip
         except Exception as error:
             failed = error

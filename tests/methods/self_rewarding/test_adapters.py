@@ -19,10 +19,12 @@ from selfbench.suite.bundle import Array, Bundle, BundleFolder, write_bundle
 from selfbench.suite.data import Data
 from selfbench.suite.errors import MethodError
 from selfbench.suite.places import data_folder
+from selfbench.suite.protocols.first_policy import find_first, make_first
 from selfbench.suite.protocols.language_model import CUT_OFF
 from selfbench.suite.protocols.policy import Cloze, PolicyMethod, Problems
-from selfbench.suite.protocols.policy_loop import Policy, PolicyView
+from selfbench.suite.protocols.policy_loop import FirstPolicy, Policy, PolicyView
 from selfbench.suite.registry import register_method
+from selfbench.suite.spec import Budget, MethodRef, RunSpec, TaskRef
 from selfbench.tasks.language.addition_smol import AdditionSmol
 
 Play = Callable[..., Any]
@@ -112,6 +114,36 @@ def test_training_moves_adapters_and_nothing_else(play: Play, bundle: BundleFold
     [(model, before)] = seen
     moved = {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
     assert moved == {name for name in before if "lora_" in name}
+
+
+@pytest.mark.parametrize("task", [Probed(), ByLikelihood()], ids=lambda task: type(task).__name__)
+def test_a_first_policy_that_was_made_before_changes_nothing(
+    play: Play, bundle: BundleFolder, tmp_path: Path, task: Small
+) -> None:
+    spec = RunSpec(task=TaskRef(name="tiny", version="1"), method=MethodRef(name="sft", version="1"), seed=0,
+                   budget=Budget(currency="tokens", limit=1))  # fmt: skip
+    made = make_first(task, bundle.public(), bundle.model(), task.problems(bundle, 0), spec, torch.device("cpu"))
+    facts = {"cpu": torch.backends.cpu.get_cpu_capability()}
+    kept = write_bundle(tmp_path / "first", Bundle(made.responses, {}, made.weights, facts))
+    first = find_first(str(kept.path))
+    method = ReSTEM(epochs=1)
+    alone = play(method, task=task, bundle=bundle, folder="alone")
+    given = play(method, task=task, bundle=bundle, folder="given", first=first)
+    assert given.outcome == alone.outcome
+    assert given.counts.tokens == alone.counts.tokens
+    play(method, task=task, bundle=bundle, folder="killed", first=first, stop_after=1)
+    assert play(method, task=task, bundle=bundle, folder="killed").outcome == alone.outcome
+    if task.votes:
+        first = FirstPolicy(bundle.model(), made.responses)
+        untrained = play(method, task=task, bundle=bundle, folder="other", first=first)
+        assert untrained.outcome.curve[0] == alone.outcome.curve[0], "its responses are used"
+        assert untrained.outcome != alone.outcome, "and its weights"
+
+
+def test_a_first_policy_of_another_processor_is_none(bundle: BundleFolder, tmp_path: Path) -> None:
+    assert find_first(None) is None
+    assert find_first(str(tmp_path / "absent")) is None
+    assert find_first(str(bundle.path)) is None
 
 
 def test_the_first_policy_is_trained_alike_for_all_methods_and_off_the_meter(play: Play, bundle: BundleFolder) -> None:

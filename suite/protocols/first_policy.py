@@ -1,0 +1,53 @@
+"""The first policy of a run and its responses: equal for all methods of a task and seed, so made once for all."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..bundle import Array, BundleFolder
+from ..meter import Meter
+from ..spec import Budget, RunSpec
+from ..wire import Wire
+from .context import Context
+from .policy import Example, PolicyTask, Problems
+from .policy_loop import UNLIMITED, FirstPolicy, Policy
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def make_first(
+    task: PolicyTask,
+    public: Mapping[str, Array],
+    weights: Mapping[str, Tensor],
+    problems: Problems,
+    spec: RunSpec,
+    device: torch.device,
+) -> FirstPolicy:
+    """The first policy of the runs with the seed of `spec`."""
+    line, other = socket.socketpair()
+    with line, other:
+        # Nobody listens: a first policy is trained on no problem of the pool, so there is nothing to tell.
+        context = Context(spec, device, Wire(line), Path())
+        meter = Meter(Budget(currency="tokens", limit=UNLIMITED), "first policy", device)
+        policy = Policy(task.policy(weights, spec.precision).to(device), task, meter, context)
+        if task.first_epochs:
+            shown = task.prompts(public, problems.demonstrations)
+            examples = [Example(*pair) for pair in zip(shown, problems.responses, strict=True)]
+            policy.prepare(examples, task.first_epochs)
+        test = task.prompts(public, problems.test)
+        responses = policy.evaluate(test, 0, task.cloze(public, problems.test), task.probes(public))
+    return FirstPolicy(policy.state()["weights"], responses)
+
+
+def find_first(path: str | None) -> FirstPolicy | None:
+    """The first policy in a folder that `make_first` has filled on a processor of this kind, None elsewhere."""
+    folder = BundleFolder(Path(path or "."))
+    if path is None or not folder.exists or folder.facts.get("cpu") != torch.backends.cpu.get_cpu_capability():
+        return None
+    return FirstPolicy(folder.model(), folder.public())
