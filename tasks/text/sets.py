@@ -51,6 +51,12 @@ class TextSet:
         cells = [row.cells[column].strip() for column in self.columns]
         return " ".join(filter(None, cells)) or row.text(self.columns[0])
 
+    def read(self, folder: Path) -> list[Labelled]:
+        """The rows of all files of `folder`; raises `DataMissing` as `read_folder` does, and for an unknown label."""
+        numbers = [str(number) for number in range(len(self.classes))]
+        rows = read_folder(folder, (*self.columns, self.label))
+        return [(self.classes[int(row.one_of(self.label, numbers))], self.text(row)) for row in rows]
+
 
 _STARS = ("1 star", "2 stars", "3 stars", "4 stars", "5 stars")
 _MOOD = ("negative", "positive")
@@ -132,13 +138,8 @@ class OfSet(FineTuned):
             cls.template, cls.words = (of.template, of.words) if cls.prompted else ("", ())
 
     def read(self, data: Data) -> tuple[list[Labelled], list[Labelled]]:
-        of, numbers = SETS[self.source], [str(number) for number in range(len(self.classes))]
-
-        def part(name: str) -> list[Labelled]:
-            rows = read_folder(data.file(self.source, name), (*of.columns, of.label))
-            return [(self.classes[int(row.one_of(of.label, numbers))], of.text(row)) for row in rows]
-
-        return part("train"), part("test")
+        train, test = (SETS[self.source].read(data.file(self.source, part)) for part in ("train", "test"))
+        return train, test
 
 
 @register_task(

@@ -318,7 +318,7 @@ def test_the_track_is_part_of_a_tasks_identity() -> None:
     assert all(name.endswith(("-finetune", "-dropout")) for name in fine)
     assert {"trec-30-finetune", "ag-news-5-finetune", "ag-news-30-finetune", "newsgroups-finetune"} <= fine
     for name, entry in entries.items():
-        if "sets" in entry.file.stem:
+        if entry.file.stem == "sets":
             cls: Any = entry.load()
             assert issubclass(cls, OfSet)
             assert name == f"{cls.source}-{cls.labeled_per_class}-finetune"

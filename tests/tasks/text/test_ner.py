@@ -18,6 +18,7 @@ from selfbench.suite import registry
 from selfbench.suite.bundle import write_bundle
 from selfbench.suite.data import Data
 from selfbench.suite.errors import DataMissing, MethodError
+from selfbench.suite.metrics import METRICS
 from selfbench.tasks.text.encoders import TextEncoder, Tokens
 from selfbench.tasks.text.entities import as_iob2, score_entities, spans, tag_names
 from selfbench.tasks.text.ner import NO_TAG, TokenTagger, sentence_tokens
@@ -403,3 +404,13 @@ def test_features_are_the_states_of_the_tokens_that_have_a_class(root: Path) -> 
     assert isinstance(model, TokenTagger)
     assert isinstance(model.encoder, TextEncoder)
     assert NO_TAG == -100
+
+
+@pytest.mark.usefixtures("data")
+def test_runs_in_worker_processes_are_recorded_and_shown(at_work: Any) -> None:
+    record = at_work.prove("small-ner", "supervised")
+    assert (record.status, record.n) == ("ok", 12)
+    assert set(record.groups["entity_f1"]) == set(TYPES)
+    page = at_work.page(record, at_work.root / "first")
+    for name in ("entity_f1", "entity_precision", "entity_recall"):
+        assert METRICS[name].title in page

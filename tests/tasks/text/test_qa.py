@@ -18,9 +18,10 @@ from selfbench.suite import registry
 from selfbench.suite.bundle import write_bundle
 from selfbench.suite.data import Data
 from selfbench.suite.errors import DataMissing, MethodError
+from selfbench.suite.metrics import METRICS
 from selfbench.tasks.text.answers import answer_words, score_answer
 from selfbench.tasks.text.encoders import Tokens
-from selfbench.tasks.text.qa import HIDDEN, Windows, _best_windows, _Texts, decode
+from selfbench.tasks.text.qa import DECODINGS, HIDDEN, Windows, _best_windows, _Texts, decode
 from selfbench.tasks.text.squad import Question, read_squad
 
 ENCODER = "bert-base-multilingual-cased"
@@ -307,6 +308,22 @@ def test_a_run_on_a_miniature(data: Data, tmp_path: Path, play: Callable[..., An
     }
     assert all(0.0 <= value <= 1.0 for value in outcome.metrics.values())
     assert outcome.n == 54
+
+
+@pytest.mark.usefixtures("data")
+def test_runs_in_worker_processes_are_recorded_and_shown(at_work: Any) -> None:
+    done = at_work.call("run", "-t", "small-mlqa", "-m", "self-distillation-generations", "-s", "0")
+    assert done.returncode == 0, done.stderr
+    [first] = at_work.records(at_work.results)
+    names = {f"{name}_{decoding}" for name in ("em", "f1") for decoding in DECODINGS}
+    record = at_work.prove("small-mlqa", "supervised")
+    for own in (first, record):
+        assert (own.status, own.n) == ("ok", 54)
+        assert names <= set(own.metrics)
+        assert len(own.groups["f1_exact_extract"]) == 9
+    page = at_work.page(record, at_work.root / "first")
+    for name in names:
+        assert f">{METRICS[name].title}" in page
 
 
 def question(**changes: Any) -> list[tuple[str, list[dict[str, Any]]]]:
