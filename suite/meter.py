@@ -159,6 +159,11 @@ class Meter:
             self._started = None
             self._unsettled = self._device.type == "cuda"
 
+    def add_seconds(self, seconds: float) -> None:
+        """Count the time of work that was done before, unless the clock stands."""
+        if self._started is not None:
+            self.counts.seconds += seconds
+
     def settle(self) -> None:
         """Wait for the device and count the wait: before work that is off the clock, and before the counts are read.
 

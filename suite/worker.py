@@ -82,6 +82,7 @@ def main(job: Job) -> int:
                 # The log stays for its reader; a later attempt starts from the beginning.
                 for leftover in (*work.glob("checkpoint*"), *work.glob("scorer*")):
                     leftover.unlink(missing_ok=True)
+                shutil.rmtree(work / "rollouts", ignore_errors=True)
     except OSError as error:
         print(f"cannot write under {job.results}: {error}", file=sys.stderr)
         return IO_ERROR

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ from .context import Context, autocast
 from .language_model import Sampling, Sequences
 from .optimisation import make_optimizer
 from .policy import Cloze, Example, Pair, PolicyMethod, PolicyTask, Rollout
+from .rollouts import Charge, Rollouts
 from .texts import pack, unpack
 from .value_model import ValueModel
 
@@ -64,6 +66,7 @@ class Policy:
         self._round = self._calls = 0
         self._answers_for: int | None = None
         self._reference: dict[tuple[str, str, str], float] = {}
+        self._rollouts = Rollouts(context.work / "rollouts")
         self.keep(BASE)
 
     def generate(
@@ -263,6 +266,7 @@ class Policy:
         """Begin a round: random streams and caches depend on its number and the calls in it alone."""
         self._round, self._calls = number, 0
         self._reference.clear()
+        self._rollouts.begin(number)
 
     def _begin_here(self) -> None:
         del self._kept[BASE]
@@ -335,20 +339,34 @@ class Policy:
         begun: Sequence[str] = (),
         ends: Sequence[int] = (),
     ) -> list[list[str]]:
-        with self._under(under), autocast(self._context):
-            return language_model.generate(
-                self._model,
-                self._tokenizer,
-                prompts,
-                n,
-                sampling,
-                max_new=self._task.max_new,
-                rows=self._task.rows,
-                generator=self._generator("generate"),
-                charge=lambda sequences, tokens: self._meter.charge(forward=sequences, tokens=tokens),
-                begun=begun,
-                ends=ends,
-            )
+        seed = self._next_seed("generate")
+
+        def work(charge: Charge) -> list[list[str]]:
+            with self._under(under), autocast(self._context):
+                return language_model.generate(
+                    self._model,
+                    self._tokenizer,
+                    prompts,
+                    n,
+                    sampling,
+                    max_new=self._task.max_new,
+                    rows=self._task.rows,
+                    generator=torch.Generator(self._device).manual_seed(seed),
+                    charge=charge,
+                    begun=begun,
+                    ends=ends,
+                )
+
+        about = ("generate", seed, list(prompts), list(begun), list(ends), n, sampling.temperature, sampling.top_p)
+        made: list[list[str]] = self._kept_call(under, about, work)
+        return made
+
+    def _kept_call(self, under: str, about: Sequence[Any], work: Callable[[Charge], Any]) -> Any:
+        """`work(charge)`, or what it gave in this round before the run was killed; not of evaluations."""
+        if self._answers_for is not None or not self._round:
+            return work(lambda sequences, tokens: self._meter.charge(forward=sequences, tokens=tokens))
+        weights = self._named(under) if under else dict(self._trained())
+        return self._rollouts.call(self._meter, weights, about, work)
 
     def _trained(self) -> list[tuple[str, nn.Parameter]]:
         return [(key, value) for key, value in self._model.named_parameters() if value.requires_grad]
@@ -385,9 +403,6 @@ class Policy:
             for key, value in self._trained():
                 value.copy_(weights[key])
 
-    def _generator(self, purpose: str) -> torch.Generator:
-        return torch.Generator(self._device).manual_seed(self._next_seed(purpose))
-
     def _next_seed(self, purpose: str) -> int:
         self._calls += 1
         if self._answers_for is not None:
@@ -403,13 +418,18 @@ class Policy:
         return weights
 
     def _score(self, sequences: Sequences, under: str) -> Tensor:
-        values = torch.empty(len(sequences), dtype=torch.float64)
-        with self._under(under), torch.no_grad(), autocast(self._context):
-            for chosen in sequences.batches(self._task.scored_rows or self._task.rows):
-                self._meter.charge(forward=len(chosen), tokens=int(sequences.lengths[chosen].sum()))
-                logprobs = sequences.logprobs(self._model, chosen, self._device)
-                values[torch.from_numpy(chosen)] = logprobs.double().cpu()
-        return values
+        def work(charge: Charge) -> list[float]:
+            values = torch.empty(len(sequences), dtype=torch.float64)
+            with self._under(under), torch.no_grad(), autocast(self._context):
+                for chosen in sequences.batches(self._task.scored_rows or self._task.rows):
+                    charge(len(chosen), int(sequences.lengths[chosen].sum()))
+                    logprobs = sequences.logprobs(self._model, chosen, self._device)
+                    values[torch.from_numpy(chosen)] = logprobs.double().cpu()
+            return values.tolist()
+
+        parts = (sequences.ids, sequences.starts, sequences.lengths)
+        about = ("score", *(hashlib.sha256(part.tobytes()).hexdigest() for part in parts))
+        return torch.tensor(self._kept_call(under, about, work), dtype=torch.float64)
 
     def _referenced(self, both: Sequences, prompts: list[str], responses: list[str], under: str) -> Tensor:
         """The reference policy's log-probabilities (2 N,): those of this round's earlier calls come from a cache.
