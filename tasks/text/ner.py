@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -13,14 +12,13 @@ from torch.nn import functional as F
 
 from ...suite.bundle import Array, Bundle, BundleFolder
 from ...suite.data import Data
-from ...suite.errors import MethodError
-from ...suite.places import data_folder
-from ...suite.protocols.adaptation import AdaptationTask, Recipe, Split
+from ...suite.protocols.adaptation import Recipe, Split
 from ...suite.registry import register_task
 from ...suite.scoring import Scores
-from .encoders import Marks, TextEncoder, Tokens, output_layer, padded, pretrained
+from .encoders import Tokens, padded
 from .entities import score_entities, tag_names
 from .tagged import Sentence, read_tagged
+from .token_states import TokenStates, TokenStatesTask, checked, offsets_of
 
 NO_TAG = -100
 """Where a token begins no word, and where a word is none."""
@@ -89,7 +87,7 @@ def warm_linear(share: float) -> float:
         },
     },
 )  # fmt: skip
-class CrossLingualNer(AdaptationTask):
+class CrossLingualNer(TokenStatesTask):
     """Multilingual BERT that tags words: labelled sentences of one language, unlabelled ones of another, which counts.
 
     The setting of ProKD (Ge et al. 2023, arXiv:2301.08855): the source's training part is labelled, the target's
@@ -118,7 +116,6 @@ class CrossLingualNer(AdaptationTask):
     target: ClassVar[str] = "conll-2002-es"
     types: ClassVar[tuple[str, ...]] = ("PER", "ORG", "LOC", "MISC")
     n_classes: ClassVar[int] = 9
-    encoder: ClassVar[str] = "bert-base-multilingual-cased"
     frozen_layers: ClassVar[int] = 3
     """Of the encoder, from below, beside its embeddings."""
     length: ClassVar[int] = 128
@@ -132,17 +129,6 @@ class CrossLingualNer(AdaptationTask):
         schedule=warm_linear,
         max_norm=1.0,
     )
-    lazy: ClassVar[bool] = True
-    label_free: ClassVar[bool] = False
-    evaluation_batch: ClassVar[int] = 64
-
-    @functools.cached_property
-    def tokenizer(self) -> Tokens:
-        return Tokens(Data(data_folder()), self.encoder)
-
-    @property
-    def marks(self) -> Marks:
-        return self.tokenizer.marks
 
     def build(self, data: Data) -> Bundle:
         sentences: list[Sentence] = []
@@ -163,7 +149,7 @@ class CrossLingualNer(AdaptationTask):
             private={
                 "tags": np.concatenate([np.array(item.tags, np.int8) for item in sentences]),
                 "places": places,
-                "word_offsets": np.cumsum([0, *(len(item.words) for item in sentences)]).astype(np.int64),
+                "word_offsets": offsets_of(len(item.words) for item in sentences),
                 "part": part,
             },
             facts={
@@ -221,9 +207,9 @@ class CrossLingualNer(AdaptationTask):
         return np.maximum(self._targets(private, indices), -1)
 
     def model(self) -> nn.Module:
-        net = output_layer(pretrained(Data(data_folder()), self.encoder))[0]
-        lowest(net, self.frozen_layers).requires_grad_(False)
-        return TokenTagger(TextEncoder(net, self.marks, "first"), self.n_classes)
+        encoder = self.pretrained_encoder()
+        lowest(encoder.net, self.frozen_layers).requires_grad_(False)
+        return TokenTagger(encoder, self.n_classes)
 
     def loss(self, outputs: Any, targets: Tensor) -> Tensor:
         """The cross-entropy of the tokens that begin a word: (B, T, K), (B, T)."""
@@ -231,11 +217,8 @@ class CrossLingualNer(AdaptationTask):
 
     def sealed(self, outputs: Any, n: int, owner: str) -> Tensor:
         """The class of every token, int16 (n, T)."""
-        expected = (n, self.length, self.n_classes)
-        if not isinstance(outputs, Tensor) or outputs.shape != expected:
-            got = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-            raise MethodError(f"method '{owner}' returned {got} for {n} sentences; expected {expected}")
-        return outputs.argmax(dim=2).to(torch.int16)
+        logits = checked(outputs, (n, self.length, self.n_classes), owner, "sentences")
+        return logits.argmax(dim=2).to(torch.int16)
 
     def score(self, logits: Array, labels: Array) -> Scores:
         """The scores of entities from the classes of tokens (N, T)."""
@@ -243,34 +226,12 @@ class CrossLingualNer(AdaptationTask):
         at = np.take_along_axis(np.asarray(logits), np.maximum(places, 0).astype(np.int64), axis=1)
         return score_entities(np.where(places >= 0, at, 0), np.maximum(true, 0), self.types)
 
-    def predicted(self, sealed: Array) -> Array:
-        """The classes of tokens (N, T)."""
-        return sealed
 
-    def unpredicted(self, predicted: Array) -> Array:
-        return predicted
-
-
-class TokenTagger(nn.Module):
-    """An encoder and a linear layer on the states of the tokens that begin a word: (B, 2, T) -> logits (B, T, K).
-
-    The layer begins at zero, and reads the states (n, D) of these tokens alone, row by row; the logits of all others
-    are 0.
-    """
-
-    def __init__(self, encoder: TextEncoder, n_classes: int) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.head = nn.Linear(encoder.width, n_classes)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+class TokenTagger(TokenStates):
+    """Logits (B, T, K) of the tokens that begin a word, from (B, 2, T); those of all others are 0."""
 
     def forward(self, inputs: Tensor) -> Tensor:
-        ids, places = inputs[:, 0], inputs[:, 1] > 0
-        own = self.head(self.encoder(ids, places))
-        logits: Tensor = own.new_zeros(*ids.shape, own.shape[1])
-        logits[places] = own
-        return logits
+        return self.at(inputs[:, 0], inputs[:, 1] > 0, 0.0)
 
 
 def lowest(net: Any, layers: int) -> nn.ModuleList:
@@ -299,6 +260,5 @@ def sentence_tokens(tokens: Tokens, sentences: Sequence[Sequence[str]], length: 
             begins += [1, *[0] * (len(own) - 1)]
         flat.append(np.array([*ids[: length - 1], marks.end], np.int32))
         first.append(np.array([*begins[: length - 1], 0], np.uint8))
-    offsets = np.cumsum([0, *map(len, flat)]).astype(np.int64)
-    public = {"tokens": np.concatenate(flat), "offsets": offsets, "first": np.concatenate(first)}
+    public = {"tokens": np.concatenate(flat), "offsets": offsets_of(map(len, flat)), "first": np.concatenate(first)}
     return public, np.array(places, np.int16)

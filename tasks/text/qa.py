@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -14,16 +13,15 @@ from torch.nn import functional as F
 
 from ...suite.bundle import Array, Bundle, BundleFolder
 from ...suite.data import Data
-from ...suite.errors import MethodError
-from ...suite.places import data_folder
-from ...suite.protocols.adaptation import AdaptationTask, Recipe, Split
+from ...suite.protocols.adaptation import Recipe, Split
 from ...suite.protocols.optimisation import linear
 from ...suite.registry import register_task
 from ...suite.scoring import Scores
 from ...suite.seeds import rng
 from .answers import score_answer
-from .encoders import Marks, TextEncoder, Tokens, output_layer, padded, pretrained
+from .encoders import TextEncoder, Tokens, padded
 from .squad import Question, read_squad
+from .token_states import TokenStates, TokenStatesTask, checked, offsets_of
 
 HIDDEN = -1e4
 """The logit of a place where no answer can begin or end: its probability is 0, and its gradient a number."""
@@ -52,7 +50,7 @@ _SQUAD, _PARALLEL, _DEV, _TEST = range(4)
         },
     },
 )
-class MlqaGeneralised(AdaptationTask):
+class MlqaGeneralised(TokenStatesTask):
     """Multilingual BERT that finds the answer in a text: 49 pairs of languages, each for questions and for texts.
 
     Generalised cross-lingual transfer (Lewis et al. 2020, arXiv:1910.07475) in the setting of Carrino et al. 2023
@@ -87,7 +85,6 @@ class MlqaGeneralised(AdaptationTask):
     target_languages: ClassVar[int] = 5
     """Beside English, drawn for each parallel question; 0 leaves the parallel questions out."""
     n_classes: ClassVar[int] = 2
-    encoder: ClassVar[str] = "bert-base-multilingual-cased"
     length: ClassVar[int] = 384
     stride: ClassVar[int] = 128
     question_length: ClassVar[int] = 64
@@ -95,17 +92,6 @@ class MlqaGeneralised(AdaptationTask):
     recipe: ClassVar[Recipe] = Recipe(
         optimizer="adamw", lr=3e-5, weight_decay=0.0, batch_size=24, ema=0.0, points=3, schedule=linear, max_norm=1.0
     )
-    lazy: ClassVar[bool] = True
-    label_free: ClassVar[bool] = False
-    evaluation_batch: ClassVar[int] = 64
-
-    @functools.cached_property
-    def tokenizer(self) -> Tokens:
-        return Tokens(Data(data_folder()), self.encoder)
-
-    @property
-    def marks(self) -> Marks:
-        return self.tokenizer.marks
 
     def build(self, data: Data) -> Bundle:
         windows = Windows(Tokens(data, self.encoder), self.length, self.stride, self.question_length)
@@ -182,8 +168,7 @@ class MlqaGeneralised(AdaptationTask):
         return np.stack([indices, private["question"][indices]], axis=1).astype(np.int32)
 
     def model(self) -> nn.Module:
-        net = output_layer(pretrained(Data(data_folder()), self.encoder))[0]
-        return SpanReader(TextEncoder(net, self.marks, "first"))
+        return SpanReader(self.pretrained_encoder())
 
     def loss(self, outputs: Any, targets: Tensor) -> Tensor:
         """The mean cross-entropy of first and last token: (B, 2, T), (B, 2)."""
@@ -191,10 +176,7 @@ class MlqaGeneralised(AdaptationTask):
 
     def sealed(self, outputs: Any, n: int, owner: str) -> Tensor:
         """The span of each decoding and its score (n, 6): see `decode`."""
-        if not isinstance(outputs, Tensor) or outputs.shape != (n, 2, self.length):
-            got = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-            raise MethodError(f"method '{owner}' returned {got} for {n} windows; expected ({n}, 2, {self.length})")
-        return decode(outputs.float(), self.longest)
+        return decode(checked(outputs, (n, 2, self.length), owner, "windows").float(), self.longest)
 
     def score(self, logits: Array, labels: Array) -> Scores:
         """EM and F1 of both decodings, over pairs of languages, from spans (N, 6)."""
@@ -221,36 +203,22 @@ class MlqaGeneralised(AdaptationTask):
         same = [value for name, value in groups["f1_exact_extract"].items() if len(set(name.split("-"))) == 1]
         return Scores(metrics | {"f1_same_language": float(np.mean(same)) if same else 0.0}, len(questions), groups)
 
-    def predicted(self, sealed: Array) -> Array:
-        """The spans of both decodings and their scores (N, 6)."""
-        return sealed
 
-    def unpredicted(self, predicted: Array) -> Array:
-        return predicted
-
-
-class SpanReader(nn.Module):
-    """An encoder and a linear layer that points: ids (B, T) -> logits (B, 2, T) of an answer's first and last token.
+class SpanReader(TokenStates):
+    """Ids (B, T) -> logits (B, 2, T) of an answer's first and last token.
 
     An answer stands in the second of the two texts of ids, or at the first token where there is none; all else is
-    `HIDDEN`. The layer begins at zero, and reads the states of these tokens alone.
+    `HIDDEN`.
     """
 
     def __init__(self, encoder: TextEncoder) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.head = nn.Linear(encoder.width, 2)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        super().__init__(encoder, 2)
 
     def forward(self, ids: Tensor) -> Tensor:
         ends = ids == self.encoder.marks.end
         places = (ends.cumsum(dim=1) == 1) & ~ends & (ids != self.encoder.marks.pad)
         places[:, 0] = True
-        own = self.head(self.encoder(ids, places))
-        logits: Tensor = own.new_full((*ids.shape, 2), HIDDEN)
-        logits[places] = own
-        return logits.transpose(1, 2)
+        return self.at(ids, places, HIDDEN).transpose(1, 2)
 
 
 def decode(logits: Tensor, longest: int) -> Tensor:
@@ -373,7 +341,7 @@ class Windows:
 
     def bundle(self) -> Bundle:
         joined = np.concatenate(self._of_token, axis=1)
-        offsets = np.cumsum([0, *(window.shape[1] for window in self._of_token)]).astype(np.int64)
+        offsets = offsets_of(window.shape[1] for window in self._of_token)
         of_window, of_question = np.array(self._of_window), np.array(self._of_question, np.int32)
         answers = [text for texts in self._answers for text in texts]
         private = {
@@ -384,11 +352,11 @@ class Windows:
             "ends": joined[2],
             "token_offsets": offsets,
             **{name: of_question[:, at] for at, name in enumerate(("context", "pair", "parallel"))},
-            "question_answers": np.cumsum([0, *map(len, self._answers)]).astype(np.int64),
+            "question_answers": offsets_of(map(len, self._answers)),
         }
         for name, texts in (("context", list(self._contexts)), ("answer", answers)):
             private[f"{name}_characters"] = np.frombuffer("".join(texts).encode("utf-32-le"), np.uint32)
-            private[f"{name}_offsets"] = np.cumsum([0, *map(len, texts)]).astype(np.int64)
+            private[f"{name}_offsets"] = offsets_of(map(len, texts))
         lost = int((~np.isin(np.arange(len(of_question)), of_window[of_window[:, 2] > 0, 0])).sum())
         facts = {
             "windows": [int((of_window[:, 1] == part).sum()) for part in range(4)],
