@@ -36,7 +36,7 @@ def doctor(
     """
     import json
 
-    findings = [*_python(), *_libraries(), _device(), *_folders(results), *_data(), *_registered()]
+    findings = [*_python(), *_libraries(), _device(), _sandbox(), *_folders(results), *_data(), *_registered()]
     if as_json:
         typer.echo(json.dumps([finding._asdict() for finding in findings], indent=1))
     else:
@@ -75,6 +75,18 @@ def _device() -> Finding:
     if torch.cuda.is_available():
         return Finding(True, "device", f"cuda: {torch.cuda.get_device_name()}")
     return Finding(True, "device", "cpu (no CUDA device)")
+
+
+def _sandbox() -> Finding:
+    from ..sandbox import Sandbox, SandboxError
+
+    with Sandbox() as sandbox:
+        try:
+            means, can_write = sandbox.means, sandbox.can_write
+        except SandboxError as error:
+            return Finding(True, "sandbox", f"none, tasks with code are refused: {error}")
+    folder = "a folder in memory to write to" if can_write else "no folder to write to, for want of user namespaces"
+    return Finding(True, "sandbox", f"code of models is held by {', '.join(means)}; it has {folder}")
 
 
 def _folders(results: Path | None) -> list[Finding]:
