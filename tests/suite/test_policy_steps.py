@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from selfbench.suite.protocols.language_model import (
     CUT_OFF,
@@ -27,19 +27,8 @@ ENDS = [SYMBOLS.index(symbol) for symbol in "be"]
 
 
 @pytest.fixture(scope="module")
-def model() -> nn.Module:
-    config = LlamaConfig(
-        vocab_size=8, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=2, max_position_embeddings=32, tie_word_embeddings=False, pad_token_id=0,
-        bos_token_id=None, eos_token_id=1,
-    )  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        net = LlamaForCausalLM(config)
-        with torch.no_grad():
-            for value in net.parameters():
-                value.mul_(6.0 if value.dim() > 1 else 1.0)
-    return net.double().eval()
+def model(letter_model: Callable[..., nn.Module]) -> nn.Module:
+    return letter_model()
 
 
 def slow(model: nn.Module, prompt: str, begun: str, ends: str, most: int) -> str:
