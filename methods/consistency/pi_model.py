@@ -28,8 +28,9 @@ class PiModel(AdaptationMethod):
     g is the weak view, N all labelled and unlabelled examples of the batch; gradients flow through z and z~ alike.
     w rises to `weight` as exp(-5 (1 - t)^2) over the first `ramp` of the budget. The paper averages CE over the
     whole batch and scales w by the labelled share of the data, so relative to CE averaged over labelled examples, as
-    here, its w_max of 100 is `weight` 100; its ramp is 80 of 300 epochs. `weight` 10 and `ramp` 0.4 are what later
-    comparisons use, which also stop the gradient through z~ (`both` false), and take the unlabelled examples alone.
+    here, its w_max of 100 is `weight` 100; its ramp is 80 of 300 epochs (both as in the authors' release, commit
+    a32743a). `weight` 10 and `ramp` 0.4 are those of semilearn (commit 1ef4cbe), where w rises along a line, the
+    gradient through z~ is stopped (`both` false), and the unlabelled examples are taken alone.
 
     About batch norm the paper is silent where it differs from its own weight normalisation: here each of the two
     passes uses its own batch, and the first alone moves the running statistics. Where the weak view is the identity

@@ -11,7 +11,7 @@ from .domains import DomainAdaptation
 
 
 class DomainNet(DomainAdaptation):
-    """DomainNet (Peng et al. 2019, arXiv:1812.01754), about 586,600 images in its cleaned version.
+    """DomainNet (Peng et al. 2019, arXiv:1812.01754), 586,575 images in its cleaned version.
 
     The recipe is that of WILDS 2.0's public code (arXiv:2112.05090) for photographs to sketches: SGD with momentum, not
     Nesterov's, at a constant rate of 7.0e-4, weight decay 1e-4, batches of 96; the budget is that of its 25 epochs over

@@ -16,6 +16,7 @@ class OfficeHome(DomainAdaptation):
     data_name: ClassVar[str] = "office-home"
     n_classes: ClassVar[int] = 65
     domains: ClassVar[tuple[str, ...]] = ("Art", "Clipart", "Product", "Real World")
+    # As several public repositories count the archive.
     sizes: ClassVar[tuple[int, ...]] = (2427, 4365, 4439, 4357)
 
 

@@ -16,6 +16,7 @@ class Vlcs(DomainAdaptation):
     data_name: ClassVar[str] = "vlcs"
     n_classes: ClassVar[int] = 5
     domains: ClassVar[tuple[str, ...]] = ("VOC2007", "LabelMe", "Caltech101", "SUN09")
+    # The only sizes of which all accuracies in DomainBed's tests (commit b93c22a) are shares.
     sizes: ClassVar[tuple[int, ...]] = (3376, 2656, 1415, 3282)
 
 
