@@ -1,4 +1,4 @@
-"""ASDiv, ARC-Easy and GSM8K: readers, parsers and splits, on small files of their forms and on the real ones."""
+"""ASDiv and GSM8K: readers, parsers and splits, on small files of their forms and on the real ones."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from selfbench.suite.errors import DataMissing
 from selfbench.suite.protocols.language_model import CUT_OFF
-from selfbench.tasks.language.arc_easy import Question, cloze_of, distinct, packed_questions, read_questions
 from selfbench.tasks.language.asdiv_smol import ASDivSmol, read_problems
 from selfbench.tasks.language.gsm8k import GSM8K, flexible_answer, plain_number, strict_answer
 from selfbench.tasks.language.gsm8k import read_problems as read_gsm8k
@@ -69,42 +67,6 @@ def test_the_problems_of_asdiv() -> None:
     assert len(found) > 256 + 128 + 512
     assert len({one.text for one in found}) == len(found)
     assert all(len(one.equation) < ASDivSmol.max_new for one in found)
-
-
-def item(question: str, options: list[str], right: int) -> dict[str, str]:
-    shown = " ".join(f"Answer{at + 1}: {text}" for at, text in enumerate(options))
-    return {
-        "instruction": f"Please choose the correct answer to the question: {question}\n\n{shown}\n\n"
-        f"Answer format: {'/'.join(f'answer{at + 1}' for at in range(len(options)))}",
-        "answer": f"answer{right + 1}",
-    }
-
-
-def test_questions_and_their_options(tmp_path: Path) -> None:
-    rows = [item("Why?\nSay.", ["It is.", "It is not."], 1), item("Who?", ["A", "B", "C", "D"], 0)]
-    (tmp_path / "q.json").write_text(json.dumps(rows))
-    found = read_questions(tmp_path / "q.json")
-    assert found == [Question("Why? Say.", ("It is.", "It is not."), 1), Question("Who?", ("A", "B", "C", "D"), 0)]
-    public, private = packed_questions(found, "arc")
-    cloze = cloze_of(public, "arc", np.array([1, 0]))
-    assert cloze.prompts == ["Question: Who?\nAnswer:", "Question: Why? Say.\nAnswer:"]
-    assert cloze.options == [[" A", " B", " C", " D"], [" It is.", " It is not."]]
-    assert private["arc_right"].tolist() == [1, 0]
-    assert distinct([found[0], found[1], found[0]]) == found
-
-
-@pytest.mark.parametrize("change", [{"answer": "answer5"}, {"answer": "B"}, {"instruction": "Who?"}])
-def test_another_form_is_refused_with_its_place(tmp_path: Path, change: dict[str, str]) -> None:
-    rows = [item("Who?", ["A", "B"], 0), item("Who?", ["A", "B"], 0) | change]
-    (tmp_path / "q.json").write_text(json.dumps(rows))
-    with pytest.raises(DataMissing, match="item 1"):
-        read_questions(tmp_path / "q.json")
-
-
-def test_the_questions_of_arc_easy() -> None:
-    test, train = (read_questions(present(f"arc_easy/{part}.json")) for part in ("test", "train"))
-    assert (len(test), len(train)) == (2376, 2251)
-    assert {len(one.options) for one in test} <= {3, 4, 5}
 
 
 @pytest.mark.parametrize(("response", "strict", "flexible"), [
