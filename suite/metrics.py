@@ -30,6 +30,7 @@ METRICS: Mapping[str, Metric] = {
         Metric("macro_f1", "Macro F1", "higher"),
         Metric("worst_group_correlation", "Worst-group Pearson r", "higher", percent=False),
         Metric("correlation", "Pearson r", "higher", percent=False),
+        Metric("rank_correlation", "Kendall tau", "higher", percent=False),
         Metric("mean_domain_detection_accuracy", "Detection accuracy, mean over domains", "higher"),
         Metric("detection_accuracy", "Detection accuracy", "higher"),
         Metric("class_method_accuracy", "Accuracy on names of classes and methods", "higher"),

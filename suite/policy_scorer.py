@@ -14,6 +14,7 @@ import numpy as np
 from .bundle import Array, BundleFolder
 from .errors import MethodError
 from .files import write_atomic
+from .gate import Gate
 from .outcome import Outcome
 from .protocols.policy import PolicyTask
 from .protocols.texts import pack, unpack
@@ -24,7 +25,12 @@ from .spec import RunSpec
 from .wire import Message, Wire
 
 METRIC = "accuracy"
-SCORED = ("accuracy", "majority_accuracy", "pass_at_k", "parse_rate", "lenient_accuracy", "swap_consistency")
+_TRUTHS = frozenset({"verifier", "answers", "solutions"})
+"""Needs by which a method is told what is right in the pool."""
+SCORED = (
+    "accuracy", "majority_accuracy", "pass_at_k", "parse_rate", "lenient_accuracy", "swap_consistency", "correlation",
+    "rank_correlation",
+)  # fmt: skip
 """The values of a round that are metrics of the record; the others stand in its curve alone."""
 
 
@@ -50,11 +56,16 @@ class PolicyScorer:
             self._refuse(f"the test problem {min(twice)!r} is also shown to methods")
         self._test = task.answers(private, problems.test)
         self._pool = task.answers(private, problems.pool)
+        self._gate = Gate(task.answers(private, problems.probe), task.answer, task.probe_samples, spec.seed)
+        probed = task.prompts(public, problems.probe)
+        if len({*probed, *shown, *self._prompts}) != len(probed) + len(shown) + len(self._prompts):
+            self._refuse("a prompt of the judge's gate stands twice, or among the others")
         self._solutions = task.solutions(private, problems.pool) if "solutions" in self._needs else []
+        self._references = task.references(private, problems.pool) if "references" in self._needs else []
         if permute is not None:
             self._test = _shuffled(self._test, permute)
             # Where nothing tells a method of the pool's answers, they may not move it either.
-            if not self._needs & {"verifier", "answers", "solutions"}:
+            if not self._needs & _TRUTHS:
                 self._pool = _shuffled(self._pool, permute)
         self._groups = task.groups(self._prompts)
         self._probes = task.probe_answers(private)
@@ -75,6 +86,8 @@ class PolicyScorer:
             "test": problems.test,
             "answers": pack(self._pool if "answers" in self._needs else []),
             "solutions": pack(self._solutions),
+            "references": pack(self._references),
+            "probe": problems.probe,
         }
 
     def handle(self, message: Message, wire: Wire) -> None:
@@ -82,6 +95,10 @@ class PolicyScorer:
             self._round(message.fields, message.arrays)
         elif message.kind == "verify":
             wire.send("verdicts", {"right": self._verify(message.arrays)})
+        elif message.kind == "probe":
+            wire.send("pairs", {"pairs": self._gate.pairs(unpack(message.arrays["responses"]), len(self._points))})
+        elif message.kind == "gate":
+            wire.send("opened", {"open": np.array([self._gate.judged(message.arrays["verdicts"])])})
         elif message.kind == "trained":
             self._watch(str(message.fields["part"]), message.arrays)
         elif message.kind == "checkpoint":
@@ -116,6 +133,11 @@ class PolicyScorer:
         right = [int(self._task.answer(text) == self._pool[n]) for n, text in zip(numbers, responses, strict=True)]
         if part not in ("examples", "chosen", "rejected"):
             raise ValueError(f"no part is called {part!r}")
+        if part == "chosen" and not self._gate.allows and not self._needs & _TRUTHS:
+            raise MethodError(
+                f"method '{self._spec.method.name}' trained on preferences of a judge whose gate is shut: it asks "
+                "`view.gate` in each round, and leaves them out where the answer is no"
+            )
         self._trained.setdefault(part, []).extend(right)
 
     def _texts(self, arrays: dict[str, Array]) -> tuple[list[int], list[str]]:
@@ -164,6 +186,7 @@ class PolicyScorer:
             found = [self._task.answer(text) for text in plain]
             values["plain_accuracy"] = float(np.mean([a == b for a, b in zip(found, self._test, strict=True)]))
             values["answer_tokens"] = float(fields["answer_tokens"]) / len(plain)
+        values |= self._gate.figures()
         trained, self._trained = self._trained, {}
         labels = trained.get("examples", []) + trained.get("chosen", [])
         values["labels"] = float(len(labels))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ...suite.hyper import hyper
@@ -32,6 +34,7 @@ class CREAM(PolicyMethod):
     code. N = 5, temperature 0.8, top-p 0.95 and beta = 0.1 are theirs. `per_prompt` takes the C of each prompt (their
     dynamic variant) in place of the mean. Only different responses that parse are ranked: equal ones have equal
     rewards, and would count as agreement in the order in which they came. `dpo_lr` as in `self-rewarding`.
+    Where the task has a gate for judges, r is judged there, and a round in which it stays shut changes nothing.
     """
 
     samples: int = hyper(5, low=2, high=16)
@@ -46,6 +49,8 @@ class CREAM(PolicyMethod):
     def round(self, policy: Policy, view: PolicyView, number: int) -> None:
         if number == 1:
             policy.finetune(view.demonstrations, epochs=self.sft_epochs)
+            return
+        if not view.gate(policy, partial(prefers, policy)):
             return
         made = policy.generate(view.prompts, self.samples, self.temperature, self.top_p)
         ranked = [(at, texts) for at, group in enumerate(made) if len(texts := distinct_parsed(view, group)) > 1]
@@ -72,3 +77,10 @@ class CREAM(PolicyMethod):
         ]
         policy.keep(_PREVIOUS)
         policy.prefer(pairs, consistency[rows], beta=self.beta, epochs=self.epochs, lr_scale=self.dpo_lr)
+
+
+def prefers(policy: Policy, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> list[float]:
+    """By how much r of the first response is larger than that of the second."""
+    asked, responses = [*prompts, *prompts], [*first, *second]
+    rewards = policy.logprobs(asked, responses) - policy.logprobs(asked, responses, under="base")
+    return (rewards[: len(prompts)] - rewards[len(prompts) :]).tolist()

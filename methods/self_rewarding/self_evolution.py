@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ...suite.hyper import hyper
@@ -35,7 +36,8 @@ class SELF(PolicyMethod):
     the worked response. Feedback and refinement are greedy, first answers have temperature 0.7. As one of the paper's
     variants, every round trains anew from the first policy on all that is there; the answers are those of the round
     alone. `refine` off answers without refinement, as the paper reports too. With 0 samples no answer is trained on,
-    and every round is the meta-skills' one.
+    and every round is the meta-skills' one; so is
+    a round in which the task's gate for judges, where it has one, stays shut to the policy's feedback.
     """
 
     samples: int = hyper(1, low=0, high=8)
@@ -53,7 +55,7 @@ class SELF(PolicyMethod):
         if number == 1:
             critiques = demonstrated_critiques(policy, view, self.temperature)
             self.meta = [*feedback_examples(view, critiques), *refinement_examples(view, critiques)]
-        elif self.samples:
+        elif self.samples and view.gate(policy, partial(self.prefers, policy)):
             kept = self.answers(policy, view)
         skills = [Example(*pair) for pair in self.meta]
         weights = [1.0] * len(skills) + [self.beta] * (len(view.demonstrations) + len(kept))
@@ -93,6 +95,12 @@ class SELF(PolicyMethod):
         """The policy's feedback on responses."""
         asked = [self.critic(prompt, text) for prompt, text in zip(prompts, made, strict=True)]
         return [text for [text] in policy.generate(asked, 1, 0.0)]
+
+    def prefers(self, policy: Policy, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> list[int]:
+        """1 where the policy's feedback praises the first response alone, -1 where it praises the second alone."""
+        said = self.said(policy, [*prompts, *prompts], [*first, *second])
+        good = [self.praises(text) for text in said]
+        return [one - two for one, two in zip(good[: len(prompts)], good[len(prompts) :], strict=True)]
 
     def praises(self, feedback: str) -> bool:
         return self.approves(feedback) is True

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ...suite.hyper import hyper
@@ -29,7 +31,7 @@ class SelfRewarding(PolicyMethod):
     Only different responses that parse are judged; a prompt with fewer than two of them gives no pair. `dpo_lr` is a
     multiple of the learning rate. CREAM's code has 1e-6 for DPO and 5e-6 for fine-tuning; at the 2e-3 of
     `arithmetic-tiny` one fifth, and still 0.02 of it, ruined a policy in two rounds, so that 0.005 was chosen (seed
-    100).
+    100). Where the task has a gate for judges, a round in which it stays shut leaves the policy as it is.
     """
 
     samples: int = hyper(4, low=2, high=16)
@@ -44,6 +46,8 @@ class SelfRewarding(PolicyMethod):
         if number == 1:
             policy.finetune(view.demonstrations, epochs=self.sft_epochs)
             return
+        if not view.gate(policy, partial(prefers, policy)):
+            return
         made = policy.generate(view.prompts, self.samples, self.temperature, self.top_p)
         judged = [(at, texts) for at, group in enumerate(made) if len(texts := distinct_parsed(view, group)) > 1]
         prompts = [view.prompts[at] for at, texts in judged for _ in texts]
@@ -54,3 +58,9 @@ class SelfRewarding(PolicyMethod):
             if best != worst:
                 pairs.append(Pair(view.prompts[at], best, worst))
         policy.prefer(pairs, beta=self.beta, epochs=self.epochs, lr_scale=self.dpo_lr)
+
+
+def prefers(policy: Policy, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> list[float]:
+    """By how much the policy rewards the first response more than the second."""
+    rewards = policy.logprobs([*prompts, *prompts], [*first, *second], mean=True)
+    return (rewards[: len(prompts)] - rewards[len(prompts) :]).tolist()

@@ -295,6 +295,11 @@ class Sequences:
         first = int(self.starts[chosen].min())
         return response_logprobs(model, *self.batch(chosen, device), shared=self.shared, first=first)
 
+    def logits(self, model: nn.Module, chosen: Array, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Logits (R, V) at the places of the response tokens of `chosen`, row by row, and these tokens (R,)."""
+        first = int(self.starts[chosen].min())
+        return response_logits(model, *self.batch(chosen, device), shared=self.shared, first=first)
+
     def batches(self, size: int, draw: np.random.Generator | None = None) -> Iterator[Array]:
         """Indices in batches, sorted by length; `draw` shuffles them, and sorts within every `_WINDOW` batches
         alone."""
@@ -336,6 +341,22 @@ def response_logprobs(model: nn.Module, ids: Tensor, response: Tensor, shared: i
     Padding comes last, where a causal model cannot look. The first `shared` tokens, equal in all rows and of prompts,
     are run once, their gradient included. Nothing before the token `first` belongs to a response.
     """
+    logits, first = _logits(model, ids, shared, first)
+    nll = F.cross_entropy(logits.flatten(0, 1), ids[:, first:].flatten(), reduction="none").view_as(ids[:, first:])
+    return -(nll * response[:, first:]).sum(dim=1)
+
+
+def response_logits(
+    model: nn.Module, ids: Tensor, response: Tensor, shared: int = 0, first: int = 1
+) -> tuple[Tensor, Tensor]:
+    """Logits (R, V) at the R places of response tokens, row by row, and the tokens (R,); arguments as above."""
+    logits, first = _logits(model, ids, shared, first)
+    inside = response[:, first:]
+    return logits[inside], ids[:, first:][inside]
+
+
+def _logits(model: nn.Module, ids: Tensor, shared: int, first: int) -> tuple[Tensor, int]:
+    """Logits (B, T - first, V) of the tokens from `first` on; it is moved to where they begin."""
     cache: Any = None
     if shared:
         cache = _new_cache()
@@ -343,9 +364,7 @@ def response_logprobs(model: nn.Module, ids: Tensor, response: Tensor, shared: i
         cache.batch_repeat_interleave(len(ids))
     first = first if _has_large_head(model) else shared + 1
     kept = ids.shape[1] - first
-    logits = _run(model, ids[:, shared:-1], cache, kept=kept).logits.float()
-    nll = F.cross_entropy(logits.flatten(0, 1), ids[:, first:].flatten(), reduction="none").view_as(ids[:, first:])
-    return -(nll * response[:, first:]).sum(dim=1)
+    return _run(model, ids[:, shared:-1], cache, kept=kept).logits.float(), first
 
 
 def last_logits(model: nn.Module, ids: Array, lengths: Array, pad: int, device: torch.device) -> Tensor:
@@ -361,6 +380,20 @@ def last_logits(model: nn.Module, ids: Array, lengths: Array, pad: int, device: 
 def sft_loss(logprobs: Tensor, tokens: Tensor, weights: Tensor) -> Tensor:
     """The mean negative log-probability a response token, examples weighted: logprobs, tokens, weights (B,)."""
     return -(weights * logprobs).sum() / (weights * tokens).sum()
+
+
+def distillation_loss(
+    teacher: Tensor, student: Tensor, tokens: Tensor, inner: Tensor, alpha: float, weight: float
+) -> Tensor:
+    """Self-distillation of Self-J (arXiv:2409.00935): CE(teacher) + alpha CE(student) + weight KL(teacher || student).
+
+    `teacher`, `student` (R, V): logits at the places of the same R response `tokens` (R,), after prompts with and
+    without a reference. All three are means over places, the KL over those that are `inner` (R,), no stop symbols; no
+    gradient flows through the teacher in it.
+    """
+    fixed = teacher[inner].detach().log_softmax(dim=1)
+    kl = F.kl_div(student[inner].log_softmax(dim=1), fixed, reduction="batchmean", log_target=True)
+    return F.cross_entropy(teacher, tokens) + alpha * F.cross_entropy(student, tokens) + weight * kl
 
 
 def reinforce_loss(logprobs: Tensor, rewards: Tensor, kl: Tensor, reference: Tensor, group: Tensor) -> Tensor:

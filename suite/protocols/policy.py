@@ -9,7 +9,7 @@ answers from there.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -42,6 +42,14 @@ class Pair(NamedTuple):
     rejected: str
 
 
+class Referenced(NamedTuple):
+    """A response to two prompts, of which `referenced` also shows a reference; the one learns from the other."""
+
+    prompt: str
+    referenced: str
+    response: str
+
+
 class Cloze(NamedTuple):
     """Prompts (Q,) and the options of each, of which a model means the one that is likeliest to follow."""
 
@@ -67,19 +75,23 @@ class Problems:
     """Which problems are which in one run: index arrays into the task's problems.
 
     `demonstrations` (D,) are shown with their worked `responses`, `pool` (U,) as prompts alone; `test` (T,) are those
-    of the evaluation. Raises `ValueError` where a test problem is also shown.
+    of the evaluation. `probe` (P,) are labelled problems of the judge's gate, which are none of the others. Raises
+    `ValueError` where a test problem is also shown.
     """
 
     demonstrations: Array
     responses: Sequence[str]
     pool: Array
     test: Array
+    probe: Array = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def __post_init__(self) -> None:
         if len(self.demonstrations) != len(self.responses):
             raise ValueError("every demonstration needs its response")
         if np.intersect1d(np.concatenate([self.demonstrations, self.pool]), self.test).size:
             raise ValueError("test problems may not be among those a method is shown")
+        if np.intersect1d(np.concatenate([self.demonstrations, self.pool, self.test]), self.probe).size:
+            raise ValueError("problems of the judge's gate may not be among the others")
 
 
 class PolicyTask:
@@ -105,6 +117,8 @@ class PolicyTask:
     vote_temperature: ClassVar[float] = 0.7
     verdicts: ClassVar[int] = 64
     """How many different answers to one prompt the verifier judges in a run: too few to find the answer by asking."""
+    probe_samples: ClassVar[int] = 4
+    """Responses to each problem of the judge's gate, sampled at `vote_temperature` whenever a method asks it."""
     step_ends: ClassVar[str] = ""
     """Symbols, each one token, that end a step of a response; the stop symbol ends its last one. Without any, a
     response is one step."""
@@ -175,6 +189,25 @@ class PolicyTask:
 
     def approves(self, feedback: str) -> bool | None:
         """Whether feedback finds nothing wrong; None where it is not of the form of `feedback`."""
+        raise NotImplementedError
+
+    def ratings(self, response: str) -> tuple[float, ...]:
+        """What a judgement that parses gives each response that it judges, in [0, 1].
+
+        This and the three below are for tasks of judging; the last three for those that grant `references`.
+        """
+        raise NotImplementedError
+
+    def referenced(self, prompt: str, reference: str) -> str:
+        """`prompt` with a reference answer to its problem shown."""
+        raise NotImplementedError
+
+    def similarities(self, prompt: str, reference: str) -> tuple[float, ...]:
+        """A rough likeness, in [0, 1], of each response that `prompt` shows and the reference."""
+        raise NotImplementedError
+
+    def references(self, private: Mapping[str, Array], indices: Array) -> list[str]:
+        """Reference answers to the problems `indices`; called by the scorer alone."""
         raise NotImplementedError
 
     def answers(self, private: Mapping[str, Array], indices: Array) -> list[str]:

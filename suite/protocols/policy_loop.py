@@ -22,11 +22,13 @@ from . import language_model
 from .context import Context, autocast
 from .language_model import Sampling, Sequences
 from .optimisation import make_optimizer
-from .policy import Cloze, Example, Pair, PolicyMethod, PolicyTask, Rollout
+from .policy import Cloze, Example, Pair, PolicyMethod, PolicyTask, Referenced, Rollout
 from .rollouts import Charge, Rollouts
 from .texts import pack, unpack
 from .value_model import ValueModel
 
+Judge = Callable[[Sequence[str], Sequence[str], Sequence[str]], Sequence[float]]
+"""Prompts (N,), first and second responses (N,) -> numbers (N,), above 0 where the first one is the better one."""
 BASE = "base"
 """The name under which the first policy is kept, always."""
 _MOST_KEPT = 4
@@ -179,6 +181,33 @@ class Policy:
 
         longest = Sequences(both.ids[:n], both.starts[:n], lengths.max(axis=0))
         return self._train(longest, lengths.sum(axis=0), 2, loss, epochs, lr_scale)
+
+    def distill(
+        self,
+        examples: Sequence[Referenced],
+        alpha: float = 0.3,
+        weight: float = 2.0,
+        epochs: int = 1,
+        lr_scale: float = 1.0,
+    ) -> float:
+        """Fine-tuning on responses after prompts with a reference, whose distributions teach those without one.
+
+        The loss is `distillation_loss`, of the policy with itself; returns the last batch's, NaN without examples.
+        """
+        if not len(examples):
+            return float("nan")
+        prompts, referenced, responses = ([example[at] for example in examples] for at in (0, 1, 2))
+        student = language_model.join(self._tokenizer, prompts, responses)
+        teacher = language_model.join(self._tokenizer, referenced, responses)
+        self._tell("examples", prompts, responses)
+
+        def loss(chosen: Array) -> Tensor:
+            taught, tokens = teacher.logits(self._model, chosen, self._device)
+            own, _ = student.logits(self._model, chosen, self._device)
+            return language_model.distillation_loss(taught, own, tokens, tokens != self._tokenizer.stop, alpha, weight)
+
+        longest = teacher if teacher.lengths.sum() >= student.lengths.sum() else student
+        return self._train(longest, teacher.lengths + student.lengths, 2, loss, epochs, lr_scale)
 
     def reinforce(
         self, draw: Callable[[], Sequence[Rollout]], steps: int, reference: str = BASE, lr_scale: float = 1.0
@@ -523,10 +552,10 @@ class Policy:
 class PolicyView:
     """All that a method is shown beside its policy.
 
-    `prompts`: the pool, without answers; `demonstrations`: prompts with worked responses. `answers` and `solutions` of
-    the pool, one a prompt, are empty unless the method has declared the need of that name. `generator` is the method's
-    own random stream on the CPU; `rounds` says how many there are, `progress` which share of the budget is used,
-    `verdicts` how many different answers to one prompt the verifier judges in all.
+    `prompts`: the pool, without answers; `demonstrations`: prompts with worked responses. `answers`, `solutions` and
+    `references` of the pool, one a prompt, are empty unless the method has declared the need of that name. `generator`
+    is the method's own random stream on the CPU; `rounds` says how many there are, `progress` which share of the budget
+    is used, `verdicts` how many different answers to one prompt the verifier judges in all.
     """
 
     def __init__(
@@ -540,10 +569,13 @@ class PolicyView:
         self._task, self._meter, self._context = task, meter, context
         self.rounds, self.verdicts = task.rounds, task.verdicts
         self.prompts = task.prompts(public, plan["pool"])
+        self._probe = task.prompts(public, plan["probe"])
+        self.probed = False
         shown = task.prompts(public, plan["demonstrations"])
         self.demonstrations = [Example(*pair) for pair in zip(shown, unpack(plan["responses"]), strict=True)]
         self.answers = unpack(plan["answers"])
         self.solutions = unpack(plan["solutions"])
+        self.references = unpack(plan["references"])
         self.generator = torch.Generator().manual_seed(derive(context.spec.seed, "method", "generator"))
 
     @property
@@ -579,6 +611,18 @@ class PolicyView:
         """`prompt` with `answer` given away, for rationales."""
         return self._task.hinted(prompt, answer)
 
+    def ratings(self, response: str) -> tuple[float, ...]:
+        """What a judgement that parses gives each response that it judges, in [0, 1]."""
+        return self._task.ratings(response)
+
+    def referenced(self, prompt: str, reference: str) -> str:
+        """`prompt` with a reference answer to its problem shown."""
+        return self._task.referenced(prompt, reference)
+
+    def similarities(self, prompt: str, reference: str) -> tuple[float, ...]:
+        """A rough likeness, in [0, 1], of each response that `prompt` shows and the reference."""
+        return self._task.similarities(prompt, reference)
+
     def verify(self, numbers: Sequence[int], responses: Sequence[str]) -> list[bool]:
         """Whether the answer in each response to pool prompt `numbers[i]` is right; one that does not parse is not.
 
@@ -589,13 +633,40 @@ class PolicyView:
             raise ValueError(f"{len(numbers)} numbers, but {len(responses)} responses")
         if not len(numbers):
             return []
+        arrays = {"numbers": np.asarray(numbers, np.int64), "responses": pack(responses)}
+        reply = self._ask("verify", arrays, "verdicts")
+        return [bool(right) for right in reply["right"].tolist()]
+
+    def gate(self, policy: Policy, judge: Judge) -> bool:
+        """Whether preferences by `judge` may be used in this round; True on tasks whose judges have no gate.
+
+        `judge(prompts, first, second)` gives a number a prompt: above 0 where the first response is held to be the
+        better one, below 0 where the second one is. It is asked, in both orders, about responses of `policy` to
+        labelled problems of the harness, of which one is right and one is wrong, and must beat a heuristic of length
+        and position (`suite/gate.py`). May be asked once a round. What it takes is counted, the labels once a run.
+        """
+        if not self._probe:
+            return True
+        if not self.probed:
+            self._meter.counts.labels += len(self._probe)
+            self.probed = True
+        made = policy.generate(self._probe, self._task.probe_samples, self._task.vote_temperature)
+        texts = [text for group in made for text in group]
+        pairs = self._ask("probe", {"responses": pack(texts)}, "pairs")["pairs"]
+        prompts = [self._probe[at // self._task.probe_samples] for at in pairs[:, 0].tolist()]
+        first, second = ([texts[at] for at in side] for side in pairs.T.tolist())
+        verdicts = [judge(prompts, first, second), judge(prompts, second, first)] if prompts else [[], []]
+        reply = self._ask("gate", {"verdicts": np.sign(np.asarray(verdicts, np.float64))}, "opened")
+        return bool(reply["open"].all())
+
+    def _ask(self, kind: str, arrays: Mapping[str, Array], answer: str) -> Mapping[str, Array]:
+        """The scorer's answer to a question, off the meter."""
         with self._meter.paused():
-            arrays = {"numbers": np.asarray(numbers, np.int64), "responses": pack(responses)}
-            self._context.wire.send("verify", arrays)
+            self._context.wire.send(kind, arrays)
             reply = self._context.wire.receive()
-        if reply is None or reply.kind != "verdicts":
+        if reply is None or reply.kind != answer:
             raise MethodError("the scorer has gone")
-        return [bool(right) for right in reply.arrays["right"].tolist()]
+        return reply.arrays
 
 
 @dataclass(frozen=True)
@@ -623,7 +694,8 @@ def run_policy(
     """
     view = PolicyView(task, public, plan, meter, context)
     test, cloze, probes = task.prompts(public, plan["test"]), task.cloze(public, plan["test"]), task.probes(public)
-    meter.counts.labels += len(view.demonstrations) + len(view.answers) + len(view.solutions)
+    told = (view.demonstrations, view.answers, view.solutions, view.references)
+    meter.counts.labels += sum(map(len, told))
     model = task.policy(weights, context.spec.precision)
     policy = Policy(model.to(context.device), task, meter, context, view.prompts, method.lr_scale)
     number = 0
@@ -653,6 +725,7 @@ def run_policy(
             policy.restore(saved["policy"])
             meter.restore(saved["meter"])
             view.generator.set_state(saved["generator"].cpu())
+            view.probed = bool(saved["probed"])
             number = int(saved["round"])
         else:
             evaluate()
@@ -669,6 +742,7 @@ def run_policy(
                     "policy": policy.state(),
                     "meter": meter.state(),
                     "generator": view.generator.get_state(),
+                    "probed": view.probed,
                     "round": number,
                 }
                 context.save_checkpoint(state, step=number + 1)

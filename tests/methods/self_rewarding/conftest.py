@@ -262,6 +262,7 @@ class ScriptedView:
         self.asked: list[tuple[int, str]] = []
 
     parse = staticmethod(TinyPolicyTask().answer)
+    gate = staticmethod(lambda policy, judge: True)
     hinted = staticmethod(TinyPolicyTask().hinted)
 
     def verify(self, numbers: Sequence[int], responses: Sequence[str]) -> list[bool]:

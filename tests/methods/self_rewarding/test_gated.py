@@ -1,0 +1,170 @@
+"""Judges at the gate, in real runs: what is used where it opens, and what is left where it stays shut."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from selfbench.methods.self_rewarding.cream import CREAM
+from selfbench.methods.self_rewarding.cream import prefers as cream_prefers
+from selfbench.methods.self_rewarding.self_evolution import SELF
+from selfbench.methods.self_rewarding.self_rewarding import SelfRewarding, prefers
+from selfbench.methods.self_rewarding.sft import SFT
+from selfbench.suite.errors import MethodError
+from selfbench.suite.protocols.policy import Pair, PolicyMethod
+from selfbench.suite.registry import register_method
+from tests.methods.self_rewarding.test_critique import add_words
+
+Play = Callable[..., Any]
+PROBED = 20
+
+
+@pytest.fixture
+def gated(tiny_task: type) -> Any:
+    class Gated(tiny_task):
+        """The last 20 problems of the pool are those of the gate."""
+
+        probe_samples = 8
+        vote_temperature = 1.0
+
+        def problems(self, bundle: Any, seed: int) -> Any:
+            found = super().problems(bundle, seed)
+            return dataclasses.replace(found, pool=found.pool[:-PROBED], probe=found.pool[-PROBED:])
+
+    return Gated()
+
+
+@register_method("self-rewarding", family="tests", protocol="policy", paper="-")
+@dataclass
+class Judged(PolicyMethod):
+    """Asks the gate with a judge that adds, or that errs, and prefers where it opens."""
+
+    wise: bool = True
+    obeys: bool = True
+
+    def round(self, policy: Any, view: Any, number: int) -> None:
+        def judge(prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> list[float]:
+            right = [str(sum(map(int, prompt[:-1].split("+")))) for prompt in prompts]
+            good = [2.0 * (one == truth) - 1.0 for one, truth in zip(first, right, strict=True)]
+            assert all((one == truth) != (two == truth) for one, two, truth in zip(first, second, right, strict=True))
+            return good if self.wise else [-value for value in good]
+
+        self.opened = view.gate(policy, judge)
+        if self.opened or not self.obeys:
+            policy.prefer([Pair(view.prompts[0], "1", "2")], lr_scale=0.01)
+
+
+def test_the_gate_opens_to_a_wise_judge_and_its_figures_stand_in_the_curve(play: Play, gated: Any) -> None:
+    method = Judged()
+    played = play(method, task=gated)
+    assert method.opened
+    first, *later = [point.values for point in played.outcome.curve]
+    assert "gate_open" not in first
+    for values in later:
+        assert values["gate_open"] == values["gate_accuracy"] == values["gate_consistency"] == 1.0
+        assert 5 <= values["gate_pairs"] <= PROBED
+    assert played.outcome.diagnostics["gate_open"] == 1.0
+    # Its labels are counted once a run.
+    assert played.counts.labels == 24 + PROBED
+
+
+def test_it_stays_shut_to_a_judge_that_errs_and_preferences_are_refused(play: Play, gated: Any) -> None:
+    method = Judged(wise=False)
+    played = play(method, task=gated)
+    assert not method.opened
+    assert [point.values["gate_accuracy"] for point in played.outcome.curve[1:]] == [0.0] * 3
+    assert len({point.values["accuracy"] for point in played.outcome.curve}) == 1
+    with pytest.raises(MethodError, match="whose gate is shut"):
+        play(Judged(wise=False, obeys=False), task=gated, folder="disobeys")
+
+
+def test_where_there_is_no_gate_nothing_is_asked(play: Play) -> None:
+    method = Judged(wise=False)
+    played = play(method)
+    assert method.opened
+    assert "probe" not in played.sent
+    assert played.counts.labels == 24
+
+
+def test_methods_without_a_judge_are_as_they_are_without_a_gate(play: Play, gated: Any) -> None:
+    played = play(SFT(), task=gated)
+    assert played.counts.labels == 24
+    assert "gate_open" not in played.outcome.curve[-1].values
+
+
+@pytest.mark.parametrize("make", [SelfRewarding, CREAM])
+def test_shut_gates_leave_the_policy_as_it_is(
+    play: Play, gated: Any, monkeypatch: pytest.MonkeyPatch, make: type
+) -> None:
+    monkeypatch.setattr("selfbench.suite.gate.SIGNIFICANCE", -1.0)
+    played = play(make(sft_epochs=1), task=gated, folder="shut")
+    values = [point.values for point in played.outcome.curve]
+    assert [value["gate_open"] for value in values[2:]] == [0.0] * 2
+    assert values[1]["accuracy"] == values[2]["accuracy"] == values[3]["accuracy"]
+    assert all(value["labels"] == 0 for value in values[2:])
+    monkeypatch.setattr("selfbench.suite.gate.SIGNIFICANCE", 2.0)
+    opened = play(make(sft_epochs=1), task=gated, folder="open").outcome.curve[-1].values
+    assert opened["gate_open"] == 1.0
+    assert opened["labels"] > 0
+
+
+@pytest.mark.parametrize("level", [-1.0, 2.0], ids=["shut", "open"])
+@pytest.mark.parametrize("make", [SelfRewarding, CREAM, SELF])
+def test_gated_runs_that_are_killed_go_on(
+    play: Play, gated: Any, monkeypatch: pytest.MonkeyPatch, make: type, level: float
+) -> None:
+    monkeypatch.setattr("selfbench.suite.gate.SIGNIFICANCE", level)
+    task = add_words(type(gated))()
+    whole = play(make(), task=task, folder="whole")
+    for stop in (1, 2):
+        play(make(), task=task, folder=f"killed{stop}", stop_after=stop)
+        resumed = play(make(), task=task, folder=f"killed{stop}")
+        assert resumed.outcome.curve == whole.outcome.curve
+        assert resumed.counts.labels == whole.counts.labels == 24 + PROBED
+
+
+def test_self_trains_on_skills_alone_where_the_gate_is_shut(
+    play: Play, gated: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = add_words(type(gated))()
+    monkeypatch.setattr("selfbench.suite.gate.SIGNIFICANCE", -1.0)
+    shut = play(SELF(), task=task, folder="shut").outcome.curve
+    assert all(point.values["labels"] == 0 for point in shut)
+    assert shut[2].values["gate_pairs"] > 0
+
+
+def test_judges_by_hand() -> None:
+    class Scores:
+        def logprobs(self, prompts: Any, responses: Any, mean: bool = False, under: str = "") -> torch.Tensor:
+            value = {"2": -1.0, "13": -3.0, "4": -2.0}
+            return torch.tensor(
+                [value[text] / (len(text) + 1 if mean else 1) * (1 + bool(under)) for text in responses]
+            )
+
+    asked = ["1+1=", "2+2="]
+    # Means over tokens, the stop included: 2: -1/2, 13: -1, 4: -1.
+    assert prefers(Scores(), asked, ["2", "13"], ["13", "4"]) == [0.5, 0.0]
+    # log pi - log pi_0 = -log pi here.
+    assert cream_prefers(Scores(), asked, ["2", "13"], ["13", "4"]) == [-2.0, 1.0]
+    method = SELF()
+    method.critic, method.approves = lambda prompt, text: text, lambda text: {"1": True, "0": False}.get(text)
+
+    class Says:
+        def generate(self, prompts: Sequence[str], n: int, temperature: float) -> list[list[str]]:
+            return [["1" if text == "2" else "0" if text == "4" else "?"] for text in prompts]
+
+    assert method.prefers(Says(), ["p"] * 3, ["2", "13", "13"], ["4", "2", "4"]) == [1, -1, 0]
+
+
+def test_gate_problems_are_none_of_the_others(gated: Any, tiny_bundle: Any) -> None:
+    problems = gated.problems(tiny_bundle, 0)
+    with pytest.raises(ValueError, match="may not be among the others"):
+        dataclasses.replace(problems, probe=np.array([problems.pool[0]]))
+    with pytest.raises(ValueError, match="may not be among the others"):
+        dataclasses.replace(problems, probe=np.array([problems.test[0]]))
