@@ -16,9 +16,11 @@ from .errors import MethodError
 from .files import write_atomic
 from .gate import Gate
 from .outcome import Outcome
+from .protocols.interpreter import Interpreter
 from .protocols.policy import PolicyTask
 from .protocols.texts import pack, unpack
 from .record import Point
+from .sandbox import SandboxError
 from .seeds import rng
 from .selection import chosen_point
 from .spec import RunSpec
@@ -45,6 +47,7 @@ class PolicyScorer:
         self._task, self._spec = task, spec
         self._file = work / "scorer.json"
         self._needs = _needs(spec)
+        self._interpreter = Interpreter(task)
         self._problems = problems = task.problems(bundle, spec.seed)
         public, private = bundle.public(), bundle.private()
         self._prompts = task.prompts(public, problems.test)
@@ -113,8 +116,7 @@ class PolicyScorer:
             raise MethodError(f"method '{self._spec.method.name}' asked a verifier that it has not declared in `needs`")
         numbers, responses = self._texts(arrays)
         right = np.zeros(len(numbers), np.uint8)
-        for at, (number, response) in enumerate(zip(numbers, responses, strict=True)):
-            answer = self._task.answer(response)
+        for at, (number, answer) in enumerate(zip(numbers, self._answers(responses), strict=True)):
             if answer is None:
                 continue
             if (number, answer) not in self._judged:
@@ -130,7 +132,7 @@ class PolicyScorer:
 
     def _watch(self, part: str, arrays: dict[str, Array]) -> None:
         numbers, responses = self._texts(arrays)
-        right = [int(self._task.answer(text) == self._pool[n]) for n, text in zip(numbers, responses, strict=True)]
+        right = [int(a == self._pool[n]) for n, a in zip(numbers, self._answers(responses), strict=True)]
         if part not in ("examples", "chosen", "rejected"):
             raise ValueError(f"no part is called {part!r}")
         if part == "chosen" and not self._gate.allows and not self._needs & _TRUTHS:
@@ -139,6 +141,12 @@ class PolicyScorer:
                 "`view.gate` in each round, and leaves them out where the answer is no"
             )
         self._trained.setdefault(part, []).extend(right)
+
+    def _answers(self, responses: Sequence[str]) -> list[str | None]:
+        try:
+            return self._interpreter.answers(responses)
+        except SandboxError as error:
+            self._refuse(str(error))
 
     def _texts(self, arrays: dict[str, Array]) -> tuple[list[int], list[str]]:
         numbers = arrays["numbers"].tolist()
@@ -155,9 +163,9 @@ class PolicyScorer:
         self._began = True
         greedy, votes = self._read(arrays, "greedy", 1), self._read(arrays, "votes", self._task.votes)
         k = self._task.votes
-        means = [self._task.answer(text) for text in greedy]
+        means = self._answers(greedy)
         right = np.array([answer == truth for answer, truth in zip(means, self._test, strict=True)])
-        answers = [self._task.answer(text) for text in votes]
+        answers = self._answers(votes)
         by_prompt = [answers[at : at + k] for at in range(0, len(answers), k)] if k else []
         majority = [majority_answer(group) for group in by_prompt]
         values = {**self._task.scores(means, self._test), "tokens": float(tokens)}
@@ -183,9 +191,13 @@ class PolicyScorer:
             values[f"probe_{name.replace('-', '_')}"] = float(np.mean(chosen == truths))
         if "plain" in arrays:
             plain = self._read(arrays, "plain", 1)
-            found = [self._task.answer(text) for text in plain]
+            found = self._answers(plain)
             values["plain_accuracy"] = float(np.mean([a == b for a, b in zip(found, self._test, strict=True)]))
             values["answer_tokens"] = float(fields["answer_tokens"]) / len(plain)
+            if "answer_code_runs" in fields:
+                values["answer_code_runs"] = float(fields["answer_code_runs"]) / len(plain)
+        if "code_runs" in fields:
+            values["code_runs"] = float(fields["code_runs"])
         values |= self._gate.figures()
         trained, self._trained = self._trained, {}
         labels = trained.get("examples", []) + trained.get("chosen", [])

@@ -17,6 +17,7 @@ from torch import nn
 
 from ..bundle import Array, Bundle, BundleFolder
 from ..hyper import hyper
+from ..sandbox import Limits
 from .optimisation import Recipe
 
 if TYPE_CHECKING:
@@ -122,6 +123,8 @@ class PolicyTask:
     step_ends: ClassVar[str] = ""
     """Symbols, each one token, that end a step of a response; the stop symbol ends its last one. Without any, a
     response is one step."""
+    code_limits: ClassVar[Limits] = Limits()
+    """What the code of one response may take, where responses hold code."""
     rows: ClassVar[int] = 1024
     """How many sequences are generated or scored at a time."""
     scored_rows: ClassVar[int] = 0
@@ -156,7 +159,24 @@ class PolicyTask:
         raise NotImplementedError
 
     def answer(self, response: str) -> str | None:
-        """The final answer in a response, None where it is not of the declared form: a strict parser."""
+        """The final answer in a response, None where it is not of the declared form: a strict parser.
+
+        Where responses hold code, it is given what their `program` printed.
+        """
+        raise NotImplementedError
+
+    def program(self, response: str) -> str | None:
+        """The code of a response, whole or cut off at the end of code: a program whose output is its answer.
+
+        None where it has none of the declared form. For tasks that grant `code`, as the one below.
+        """
+        raise NotImplementedError
+
+    def observed(self, response: str, output: str) -> str | None:
+        """A response that was cut off at the end of code, with what its `program` printed written behind it.
+
+        None where it was cut off elsewhere, or the output cannot be written.
+        """
         raise NotImplementedError
 
     def steps(self, response: str) -> list[str]:

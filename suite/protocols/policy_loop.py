@@ -12,14 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .. import checkpoint
+from .. import checkpoint, registry
 from ..bundle import Array
 from ..errors import BudgetExhausted, MethodError
 from ..meter import Meter
+from ..sandbox import Ran
 from ..seeds import derive, rng
 from ..spec import Budget
 from . import language_model
 from .context import Context, autocast
+from .interpreter import Interpreter
 from .language_model import Sampling, Sequences
 from .optimisation import make_optimizer
 from .policy import Cloze, Example, Pair, PolicyMethod, PolicyTask, Referenced, Rollout
@@ -567,6 +569,7 @@ class PolicyView:
         context: Context,
     ) -> None:
         self._task, self._meter, self._context = task, meter, context
+        self._interpreter = Interpreter(task)
         self.rounds, self.verdicts = task.rounds, task.verdicts
         self.prompts = task.prompts(public, plan["pool"])
         self._probe = task.prompts(public, plan["probe"])
@@ -585,7 +588,25 @@ class PolicyView:
 
     def parse(self, response: str) -> str | None:
         """The final answer in a response, None where it has none of the task's strict form."""
-        return self._task.answer(response)
+        return self._interpreter.answers([response])[0]
+
+    def program(self, response: str) -> str | None:
+        """The code of a response, whole or cut off at the end of code; None where there is none of the task's form."""
+        return self._task.program(response)
+
+    def observed(self, response: str, output: str) -> str | None:
+        """A response that was cut off at the end of code with the output behind it; None where it was not."""
+        return self._task.observed(response, output)
+
+    def run_code(self, snippets: Sequence[str]) -> list[Ran]:
+        """How snippets of Python end in the sandbox, and what they print.
+
+        For methods that have declared the need `code`. Snippets are counted, and know nothing of each other. Raises
+        `SandboxError` where this system cannot hold them.
+        """
+        if "code" not in registry.get("method", self._context.spec.method.name).options["needs"]:
+            raise MethodError(f"method '{self._meter.owner}' ran code without declaring `code` in `needs`")
+        return self._interpreter.run(snippets)
 
     def steps(self, response: str) -> list[str]:
         """The steps of a whole response, which joined are the response."""
@@ -712,8 +733,14 @@ def run_policy(
         known = dict(first.responses) if first is not None and not number else None
         responses, fields = known or policy.evaluate(test, number, cloze, probes), {}
         if own:
+            asked = view._interpreter.asked
             made, fields["answer_tokens"] = policy.answers(method, test, number)
+            if view._interpreter.has_code:
+                fields["answer_code_runs"] = view._interpreter.asked - asked
+            view._interpreter.asked = asked
             responses |= {"plain": responses["greedy"], "greedy": pack(made)}
+        if view._interpreter.has_code:
+            fields["code_runs"] = view._interpreter.asked
         context.wire.send("round", responses, index=number, tokens=meter.counts.tokens, **fields)
 
     try:
@@ -725,6 +752,7 @@ def run_policy(
             policy.restore(saved["policy"])
             meter.restore(saved["meter"])
             view.generator.set_state(saved["generator"].cpu())
+            view._interpreter.asked = int(saved["code_runs"])
             view.probed = bool(saved["probed"])
             number = int(saved["round"])
         else:
@@ -742,6 +770,7 @@ def run_policy(
                     "policy": policy.state(),
                     "meter": meter.state(),
                     "generator": view.generator.get_state(),
+                    "code_runs": view._interpreter.asked,
                     "probed": view.probed,
                     "round": number,
                 }
