@@ -7,7 +7,7 @@ and nothing else: no other process, no thread, no socket, no signal but to itsel
 """
 
 # Paths are plain texts here: `pathlib` would make the process that is forked a quarter larger.
-# ruff: noqa: PTH100, PTH103, PTH106, PTH108, PTH112, PTH114, PTH120, PTH123, PTH211
+# ruff: noqa: PTH100, PTH101, PTH103, PTH106, PTH108, PTH112, PTH114, PTH120, PTH123, PTH211
 
 from __future__ import annotations
 
@@ -313,6 +313,7 @@ def remove_all(folder: str) -> None:
     """Empty a folder."""
     for item in os.scandir(folder):
         if item.is_dir(follow_symlinks=False):
+            os.chmod(item.path, 0o700)
             remove_all(item.path)
             os.rmdir(item.path)
         else:

@@ -177,6 +177,10 @@ def test_its_own_folder_is_all_it_can_write_to_and_is_empty_again(walled: Sandbo
     many = "for n in range(99): open(str(n), 'wb').write(b'x' * (1 << 20))"
     assert walled.run([many])[0].error == "OSError: [Errno 28] No space left on device"
     assert walled.run(["open('ok', 'w').write('x')"])[0].status == "ok"
+    # What cannot be removed goes with the server.
+    for code in ("import os\nos.mkdir('shut')\nopen('shut/a', 'w').close()\nos.mkdir('shut/b', 0)",
+                 "import os\nfor _ in range(1010):\n  os.mkdir('d')\n  os.chdir('d')"):  # fmt: skip
+        assert walled.run([code, "import os\nprint(os.listdir('/work'))"])[1].output == "[]\n"
 
 
 def test_there_is_no_network(walled: Sandbox) -> None:
