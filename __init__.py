@@ -19,10 +19,10 @@ _PUBLIC = {
     "Example": ".suite.protocols.policy",
     "LabeledBatch": ".suite.protocols.adaptation",
     "Pair": ".suite.protocols.policy",
-    "Policy": ".suite.protocols.policy_loop",
+    "Policy": ".suite.protocols.policy_model",
     "PolicyMethod": ".suite.protocols.policy",
     "PolicyTask": ".suite.protocols.policy",
-    "PolicyView": ".suite.protocols.policy_loop",
+    "PolicyView": ".suite.protocols.policy_view",
     "Problems": ".suite.protocols.policy",
     "Recipe": ".suite.protocols.adaptation",
     "Source": ".suite.protocols.stream",
@@ -70,7 +70,8 @@ if TYPE_CHECKING:
     from .suite.protocols.adaptation import AdaptationMethod, AdaptationTask, Batch, LabeledBatch, Recipe, Split
     from .suite.protocols.adaptation_loop import View
     from .suite.protocols.policy import Example, Pair, PolicyMethod, PolicyTask, Problems
-    from .suite.protocols.policy_loop import Policy, PolicyView
+    from .suite.protocols.policy_model import Policy
+    from .suite.protocols.policy_view import PolicyView
     from .suite.protocols.stream import Source, Stream, StreamMethod, StreamTask, even_cuts
     from .suite.registry import register_method, register_task
 

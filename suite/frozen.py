@@ -59,7 +59,7 @@ def frozen_folders(spec: RunSpec) -> dict[str, BundleFolder]:
 def _policy_source() -> str:
     """The digest of the code that trains and evaluates a first policy."""
     room = Path(__file__).parent / "protocols"
-    names = ("first_policy.py", "language_model.py", "optimisation.py", "policy_loop.py")
+    names = ("first_policy.py", "language_model.py", "optimisation.py", "policy_model.py")
     return hashlib.sha256(b"".join((room / name).read_bytes() for name in names)).hexdigest()
 
 

@@ -12,7 +12,8 @@ from ...suite.protocols.policy import Example
 from .mcts import demonstrated
 
 if TYPE_CHECKING:
-    from ...suite.protocols.policy_loop import Policy, PolicyView
+    from ...suite.protocols.policy_model import Policy
+    from ...suite.protocols.policy_view import PolicyView
 
 
 class Critique(NamedTuple):

@@ -12,7 +12,8 @@ from torch import Tensor
 from ...suite.protocols.policy import Example
 
 if TYPE_CHECKING:
-    from ...suite.protocols.policy_loop import Policy, PolicyView
+    from ...suite.protocols.policy_model import Policy
+    from ...suite.protocols.policy_view import PolicyView
 
 
 def distinct_parsed(view: PolicyView, responses: Sequence[str]) -> list[str]:

@@ -15,7 +15,8 @@ from ...suite.registry import register_method
 from ..common.responses import distinct_parsed, judged, refit
 
 if TYPE_CHECKING:
-    from ...suite.protocols.policy_loop import Policy, PolicyView
+    from ...suite.protocols.policy_model import Policy
+    from ...suite.protocols.policy_view import PolicyView
 
 
 @register_method(

@@ -13,7 +13,8 @@ from ...suite.registry import register_method
 from ..common.responses import by_group, distinct_parsed, kendall_tau, padded
 
 if TYPE_CHECKING:
-    from ...suite.protocols.policy_loop import Policy, PolicyView
+    from ...suite.protocols.policy_model import Policy
+    from ...suite.protocols.policy_view import PolicyView
 
 _PREVIOUS = "previous"
 """The name under which M_{t-1} is kept."""

@@ -13,7 +13,8 @@ from ..common.critique import demonstrated_critiques, feedback_examples, refinem
 from ..common.responses import judged
 
 if TYPE_CHECKING:
-    from ...suite.protocols.policy_loop import Policy, PolicyView
+    from ...suite.protocols.policy_model import Policy
+    from ...suite.protocols.policy_view import PolicyView
 
 _CRITIC = "critic"
 """The name under which the critic is kept: the policy's architecture with weights of its own."""

@@ -11,7 +11,8 @@ from ...suite.registry import register_method
 from ..common.responses import refit
 
 if TYPE_CHECKING:
-    from ...suite.protocols.policy_loop import Policy, PolicyView
+    from ...suite.protocols.policy_model import Policy
+    from ...suite.protocols.policy_view import PolicyView
 
 
 @register_method("oracle-answers", family="upper-bound", protocol="policy", paper="-", needs=("solutions",))

@@ -15,7 +15,8 @@ from ..common.mcts import Node, back_propagate, best_child, demonstrated, inferr
 from ..common.responses import refit
 
 if TYPE_CHECKING:
-    from ...suite.protocols.policy_loop import Policy, PolicyView
+    from ...suite.protocols.policy_model import Policy
+    from ...suite.protocols.policy_view import PolicyView
 
 
 @register_method("rest-mcts", family="self-training", protocol="policy", paper="arXiv:2406.03816", needs=("verifier",))

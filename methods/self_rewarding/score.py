@@ -15,7 +15,8 @@ from ..common.critique import demonstrated_critiques
 from ..common.responses import judged
 
 if TYPE_CHECKING:
-    from ...suite.protocols.policy_loop import Policy, PolicyView
+    from ...suite.protocols.policy_model import Policy
+    from ...suite.protocols.policy_view import PolicyView
 
 _REFERENCE = "reference"
 """The name under which the policy is kept that knows what a second attempt is."""

@@ -11,7 +11,8 @@ from ...suite.registry import register_method
 from ..common.responses import distinct_parsed, refit, vote
 
 if TYPE_CHECKING:
-    from ...suite.protocols.policy_loop import Policy, PolicyView
+    from ...suite.protocols.policy_model import Policy
+    from ...suite.protocols.policy_view import PolicyView
 
 
 @register_method("self-consistency", family="self-training", protocol="policy", paper="arXiv:2210.11610")

@@ -15,7 +15,8 @@ from ...suite.registry import register_method
 from ..common.critique import demonstrated_critiques, feedback_examples, refinement_examples
 
 if TYPE_CHECKING:
-    from ...suite.protocols.policy_loop import Policy, PolicyView
+    from ...suite.protocols.policy_model import Policy
+    from ...suite.protocols.policy_view import PolicyView
 
 
 @register_method("self", family="self-training", protocol="policy", paper="arXiv:2310.00533", needs=("attempts",))

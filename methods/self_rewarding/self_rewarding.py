@@ -13,7 +13,8 @@ from ...suite.registry import register_method
 from ..common.responses import by_group, distinct_parsed
 
 if TYPE_CHECKING:
-    from ...suite.protocols.policy_loop import Policy, PolicyView
+    from ...suite.protocols.policy_model import Policy
+    from ...suite.protocols.policy_view import PolicyView
 
 
 @register_method("self-rewarding", family="self-rewarding", protocol="policy", paper="arXiv:2401.10020")

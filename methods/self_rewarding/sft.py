@@ -12,7 +12,8 @@ from ...suite.protocols.policy import PolicyMethod
 from ...suite.registry import register_method
 
 if TYPE_CHECKING:
-    from ...suite.protocols.policy_loop import Policy, PolicyView
+    from ...suite.protocols.policy_model import Policy
+    from ...suite.protocols.policy_view import PolicyView
 
 
 @register_method("sft", family="baseline", protocol="policy", paper="-")

@@ -11,7 +11,8 @@ from ...suite.protocols.policy import Example, PolicyMethod
 from ...suite.registry import register_method
 
 if TYPE_CHECKING:
-    from ...suite.protocols.policy_loop import Policy, PolicyView
+    from ...suite.protocols.policy_model import Policy
+    from ...suite.protocols.policy_view import PolicyView
 
 _HINTS = "hints"
 """The name under which the policy is kept that knows what a hint is."""

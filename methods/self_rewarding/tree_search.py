@@ -16,7 +16,8 @@ from ...suite.registry import register_method
 from ..common.mcts import demonstrated
 
 if TYPE_CHECKING:
-    from ...suite.protocols.policy_loop import Policy, PolicyView
+    from ...suite.protocols.policy_model import Policy
+    from ...suite.protocols.policy_view import PolicyView
 
 _LEAST = 1e-6
 """Confidences are at least so large: of a product nothing may be 0."""

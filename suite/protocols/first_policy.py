@@ -15,7 +15,8 @@ from ..spec import Budget, RunSpec
 from ..wire import Wire
 from .context import Context
 from .policy import Example, PolicyTask, Problems
-from .policy_loop import UNLIMITED, FirstPolicy, Policy
+from .policy_loop import FirstPolicy
+from .policy_model import UNLIMITED, Policy
 
 if TYPE_CHECKING:
     from torch import Tensor

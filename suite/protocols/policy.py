@@ -1,7 +1,7 @@
 """The protocol `policy`: a language model that improves itself in rounds, and is evaluated after each.
 
 `PolicyTask` is what a task author writes, `PolicyMethod` what a method author writes: one function, `round`. The model
-stands behind the narrow interface of `Policy` (`policy_loop.py`): generate, logprobs, finetune, prefer, each batched
+stands behind the narrow interface of `Policy` (`policy_model.py`): generate, logprobs, finetune, prefer, each batched
 and metered in tokens. True answers stay with the scorer, in another process; a verifier, where a task grants one,
 answers from there.
 """
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
     from ..data import Data
     from .language_model import Tokenizer
-    from .policy_loop import Policy, PolicyView
+    from .policy_model import Policy
+    from .policy_view import PolicyView
 
 
 class Example(NamedTuple):

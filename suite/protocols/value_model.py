@@ -14,7 +14,7 @@ from .context import autocast
 from .language_model import Sequences
 
 if TYPE_CHECKING:
-    from .policy_loop import Policy
+    from .policy_model import Policy
 
 
 class ValueModel:

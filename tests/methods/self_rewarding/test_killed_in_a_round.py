@@ -12,7 +12,7 @@ from selfbench.methods.self_rewarding.rest_em import ReSTEM
 from selfbench.methods.self_rewarding.self_rewarding import SelfRewarding
 from selfbench.suite.protocols import language_model, rollouts
 from selfbench.suite.protocols.policy import PolicyMethod
-from selfbench.suite.protocols.policy_loop import Policy
+from selfbench.suite.protocols.policy_model import Policy
 
 Play = Callable[..., Any]
 

@@ -18,7 +18,8 @@ from selfbench.suite.errors import MethodError
 from selfbench.suite.protocols.language_model import reinforce_loss
 from selfbench.suite.protocols.optimisation import make_optimizer
 from selfbench.suite.protocols.policy import Example, PolicyMethod, Rollout
-from selfbench.suite.protocols.policy_loop import Policy, PolicyView
+from selfbench.suite.protocols.policy_model import Policy
+from selfbench.suite.protocols.policy_view import PolicyView
 from selfbench.suite.registry import register_method
 
 Play = Callable[..., Any]

@@ -16,7 +16,8 @@ from selfbench.methods.common.mcts import Node, demonstrated
 from selfbench.methods.self_rewarding.rest_mcts import ReSTMCTS
 from selfbench.methods.self_rewarding.sft import SFT
 from selfbench.suite.protocols.policy import Example, PolicyMethod
-from selfbench.suite.protocols.policy_loop import Policy, PolicyView
+from selfbench.suite.protocols.policy_model import Policy
+from selfbench.suite.protocols.policy_view import PolicyView
 from selfbench.suite.registry import register_method
 
 Play = Callable[..., Any]

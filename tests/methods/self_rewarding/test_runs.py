@@ -21,7 +21,8 @@ from selfbench.methods.self_rewarding.sft import SFT, SFTMatched
 from selfbench.methods.self_rewarding.star import STaR
 from selfbench.suite.errors import MethodError
 from selfbench.suite.protocols.policy import Example, Pair, PolicyMethod
-from selfbench.suite.protocols.policy_loop import Policy, PolicyView
+from selfbench.suite.protocols.policy_model import Policy
+from selfbench.suite.protocols.policy_view import PolicyView
 from selfbench.suite.registry import register_method
 
 Play = Callable[..., Any]

@@ -16,7 +16,7 @@ from selfbench.suite.prepare import build
 from selfbench.suite.protocols.context import Context, prepare_torch
 from selfbench.suite.protocols.language_model import CUT_OFF
 from selfbench.suite.protocols.policy import Example
-from selfbench.suite.protocols.policy_loop import Policy
+from selfbench.suite.protocols.policy_model import Policy
 from selfbench.suite.spec import Budget, MethodRef, RunSpec, TaskRef
 from selfbench.suite.wire import Wire
 
