@@ -114,7 +114,7 @@ def _first_policy(task: Any, bundle: BundleFolder, spec: RunSpec, device: torch.
     from .protocols.first_policy import make_first
 
     problems = task.problems(bundle, spec.seed)
-    made = make_first(task, bundle.public(), bundle.model(), problems, spec, device)
+    made = make_first(task, bundle.public(), bundle.model(), problems, spec, device, bundle.private())
     return Bundle(made.responses, {}, made.weights, {"cpu": torch.backends.cpu.get_cpu_capability()})
 
 

@@ -14,6 +14,7 @@ from .bundle import Array
 from .errors import MethodError
 from .seeds import rng
 
+Parse = Callable[[Sequence[str]], Sequence[str | None]]
 SIGNIFICANCE = 0.05
 """How probable it may be that the heuristic is right as often as the judge was."""
 FIGURES = ("gate_open", "gate_pairs", "gate_accuracy", "gate_heuristic", "gate_consistency")
@@ -22,11 +23,11 @@ FIGURES = ("gate_open", "gate_pairs", "gate_accuracy", "gate_heuristic", "gate_c
 class Gate:
     """Pairs of a right and a wrong response to labelled problems, on which a judge is asked in both orders.
 
-    `answers` (P,) are the true answers to the problems, `parse` gives that of a response, `each` is the number of
+    `answers` (P,) are the true answers to the problems, `parse` gives those of responses, `each` is the number of
     responses to a problem. Without problems there is no gate, and everything is allowed.
     """
 
-    def __init__(self, answers: Sequence[str], parse: Callable[[str], str | None], each: int, seed: int) -> None:
+    def __init__(self, answers: Sequence[str], parse: Parse, each: int, seed: int) -> None:
         self._answers, self._parse, self._each, self._seed = answers, parse, each, seed
         self._right = np.zeros(0, np.int64)
         self._longer = np.zeros(0, np.int64)
@@ -49,12 +50,11 @@ class Gate:
             raise MethodError("the judge's gate is asked once a round")
         self._asked = True
         found, right = [], []
-        draw = rng(self._seed, "gate", str(number))
+        draw, parsed = rng(self._seed, "gate", str(number)), self._parse(responses)
         for problem, truth in enumerate(self._answers):
             places = range(problem * self._each, (problem + 1) * self._each)
-            answers = {at: self._parse(responses[at]) for at in places}
-            good = [at for at, answer in answers.items() if answer == truth]
-            bad = [at for at, answer in answers.items() if answer not in (None, truth)]
+            good = [at for at in places if parsed[at] == truth]
+            bad = [at for at in places if parsed[at] not in (None, truth)]
             if good and bad:
                 second = int(draw.integers(2))
                 found.append((bad[0], good[0]) if second else (good[0], bad[0]))

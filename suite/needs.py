@@ -19,6 +19,7 @@ NEEDS: Mapping[str, str] = {
     "masked-tokens": "token ids as inputs, and a head on the model that predicts hidden ones",
     "verifier": "verdicts on answers to prompts of the pool",
     "answers": "the true answers to prompts of the pool, as hints",
+    "environment": "an environment that answers a policy's steps, and words for revising them",
     "references": "reference answers to the problems whose responses are judged",
     "attempts": "words for feedback on a response, and for another attempt that sees both",
     "code": "an interpreter for the code in responses, in a sandbox",

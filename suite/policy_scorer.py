@@ -59,7 +59,7 @@ class PolicyScorer:
             self._refuse(f"the test problem {min(twice)!r} is also shown to methods")
         self._test = task.answers(private, problems.test)
         self._pool = task.answers(private, problems.pool)
-        self._gate = Gate(task.answers(private, problems.probe), task.answer, task.probe_samples, spec.seed)
+        self._gate = Gate(task.answers(private, problems.probe), self._answers, task.probe_samples, spec.seed)
         probed = task.prompts(public, problems.probe)
         if len({*probed, *shown, *self._prompts}) != len(probed) + len(shown) + len(self._prompts):
             self._refuse("a prompt of the judge's gate stands twice, or among the others")
@@ -70,6 +70,9 @@ class PolicyScorer:
             # Where nothing tells a method of the pool's answers, they may not move it either.
             if not self._needs & _TRUTHS:
                 self._pool = _shuffled(self._pool, permute)
+        worlds = {"pool": problems.pool, "test": problems.test} if task.observations else {}
+        # What the environment does is no label: it is the same where labels are permuted.
+        self._worlds = {part: task.worlds(private, indices) for part, indices in worlds.items()}
         self._groups = task.groups(self._prompts)
         self._probes = task.probe_answers(private)
         self._lenient = type(task).lenient is not PolicyTask.lenient
@@ -98,6 +101,8 @@ class PolicyScorer:
             self._round(message.fields, message.arrays)
         elif message.kind == "verify":
             wire.send("verdicts", {"right": self._verify(message.arrays)})
+        elif message.kind == "act":
+            wire.send("observed", self._react(str(message.fields["part"]), message.arrays))
         elif message.kind == "probe":
             wire.send("pairs", {"pairs": self._gate.pairs(unpack(message.arrays["responses"]), len(self._points))})
         elif message.kind == "gate":
@@ -127,12 +132,24 @@ class PolicyScorer:
                     )
                 self._judged.add((number, answer))
                 self._asked[number] += 1
-            right[at] = answer == self._pool[number]
+            right[at] = self._task.accepts(answer, self._pool[number])
         return right
+
+    def _react(self, part: str, arrays: dict[str, Array]) -> dict[str, Array]:
+        """What the environment writes after responses to problems of `part`, and which episodes are over."""
+        worlds, numbers, responses = self._worlds.get(part, []), arrays["numbers"].tolist(), unpack(arrays["responses"])
+        if len(numbers) != len(responses) or not all(0 <= number < len(worlds) for number in numbers):
+            raise ValueError(f"the environment has no such problems of {part!r}")
+        found = [self._task.react(worlds[at], text) for at, text in zip(numbers, responses, strict=True)]
+        return {"texts": pack([text for text, _ in found]), "over": np.array([over for _, over in found], np.uint8)}
+
+    def _is_right(self, answer: str | None, truth: str) -> bool:
+        return answer is not None and self._task.accepts(answer, truth)
 
     def _watch(self, part: str, arrays: dict[str, Array]) -> None:
         numbers, responses = self._texts(arrays)
-        right = [int(a == self._pool[n]) for n, a in zip(numbers, self._answers(responses), strict=True)]
+        answers = self._answers(responses)
+        right = [int(self._is_right(answer, self._pool[n])) for n, answer in zip(numbers, answers, strict=True)]
         if part not in ("examples", "chosen", "rejected"):
             raise ValueError(f"no part is called {part!r}")
         if part == "chosen" and not self._gate.allows and not self._needs & _TRUTHS:
@@ -164,7 +181,7 @@ class PolicyScorer:
         greedy, votes = self._read(arrays, "greedy", 1), self._read(arrays, "votes", self._task.votes)
         k = self._task.votes
         means = self._answers(greedy)
-        right = np.array([answer == truth for answer, truth in zip(means, self._test, strict=True)])
+        right = np.array([self._is_right(answer, truth) for answer, truth in zip(means, self._test, strict=True)])
         answers = self._answers(votes)
         by_prompt = [answers[at : at + k] for at in range(0, len(answers), k)] if k else []
         majority = [majority_answer(group) for group in by_prompt]
@@ -172,10 +189,15 @@ class PolicyScorer:
         if k:
             values |= {
                 "majority_accuracy": float(
-                    np.mean([a == truth for a, truth in zip(majority, self._test, strict=True)])
+                    np.mean([self._is_right(a, truth) for a, truth in zip(majority, self._test, strict=True)])
                 ),
                 "pass_at_k": float(
-                    np.mean([truth in group for group, truth in zip(by_prompt, self._test, strict=True)])
+                    np.mean(
+                        [
+                            any(self._is_right(a, truth) for a in group)
+                            for group, truth in zip(by_prompt, self._test, strict=True)
+                        ]
+                    )
                 ),
                 "parse_rate": float(np.mean([answer is not None for answer in answers])),
                 "mean_length": float(np.mean([len(text) for text in votes])),
@@ -192,7 +214,9 @@ class PolicyScorer:
         if "plain" in arrays:
             plain = self._read(arrays, "plain", 1)
             found = self._answers(plain)
-            values["plain_accuracy"] = float(np.mean([a == b for a, b in zip(found, self._test, strict=True)]))
+            values["plain_accuracy"] = float(
+                np.mean([self._is_right(a, b) for a, b in zip(found, self._test, strict=True)])
+            )
             values["answer_tokens"] = float(fields["answer_tokens"]) / len(plain)
             if "answer_code_runs" in fields:
                 values["answer_code_runs"] = float(fields["answer_code_runs"]) / len(plain)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,19 +29,27 @@ def make_first(
     problems: Problems,
     spec: RunSpec,
     device: torch.device,
+    private: Mapping[str, Array] = {},
 ) -> FirstPolicy:
-    """The first policy of the runs with the seed of `spec`."""
+    """The first policy of the runs with the seed of `spec`; `private` arrays are for an environment to know."""
     line, other = socket.socketpair()
     with line, other:
         # Nobody listens: a first policy is trained on no problem of the pool, so there is nothing to tell.
         context = Context(spec, device, Wire(line), Path())
         meter = Meter(Budget(currency="tokens", limit=UNLIMITED), "first policy", device)
-        policy = Policy(task.policy(weights, spec.precision).to(device), task, meter, context)
+        model = task.policy(weights, spec.precision).to(device)
+        worlds = task.worlds(private, problems.test) if task.observations else []
+
+        def react(part: str, numbers: Sequence[int], texts: Sequence[str]) -> list[tuple[str, bool]]:
+            return [task.react(worlds[at], text) for at, text in zip(numbers, texts, strict=True)]
+
+        policy = Policy(model, task, meter, context, environment=react)
         if task.first_epochs:
             shown = task.prompts(public, problems.demonstrations)
             examples = [Example(*pair) for pair in zip(shown, problems.responses, strict=True)]
             policy.prepare(examples, task.first_epochs)
         test = task.prompts(public, problems.test)
+        policy.place("test", test)
         responses = policy.evaluate(test, 0, task.cloze(public, problems.test), task.probes(public))
     return FirstPolicy(policy.state()["weights"], responses)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -100,13 +100,14 @@ def generate(
     charge: Callable[[int, int], None] = lambda sequences, tokens: None,
     begun: Sequence[str] = (),
     ends: Sequence[int] = (),
+    never: Sequence[int] = (),
 ) -> list[list[str]]:
     """`n` responses to every prompt, of at most `max_new` tokens each.
 
     `charge(sequences, tokens)` is told before the work: the sequences of a batch, then the tokens of every step, of
     which sequences that have stopped take none. `begun`, one a prompt, are responses that go on, each ending in
     `CUT_OFF`; their tokens count among `max_new`, and one that leaves no room gets no response. Tokens `ends` end a
-    response as `max_new` does: it is unfinished, and ends in `CUT_OFF`.
+    response as `max_new` does: it is unfinished, and ends in `CUT_OFF`. Tokens `never` are not chosen.
     """
     if not len(prompts):
         return []
@@ -124,8 +125,9 @@ def generate(
             chosen = order[start : start + per]
             charge(len(chosen) * n, 0)
             made = _generate_batch(
-                model, tokenizer, ids[chosen], lengths[chosen], n, sampling, room[chosen], ends, generator, charge
-            )
+                model, tokenizer, ids[chosen], lengths[chosen], n, sampling, room[chosen], ends, generator, charge,
+                never,
+            )  # fmt: skip
             texts = tokenizer.decode(made)
             for at, prompt in enumerate(chosen.tolist()):
                 first = begun[prompt].removesuffix(CUT_OFF) if len(begun) else ""
@@ -144,6 +146,7 @@ def _generate_batch(
     ends: Sequence[int],
     generator: torch.Generator,
     charge: Callable[[int, int], None],
+    never: Sequence[int],
 ) -> Array:
     """Token ids (B n, T), padded where a response has ended, the samples of a prompt beside each other.
 
@@ -164,6 +167,8 @@ def _generate_batch(
     tokens: list[Tensor] = []
     while True:
         charge(0, int((~done).sum()))
+        if len(never):
+            logits[:, list(never)] = -torch.inf
         token = _choose(logits, sampling, tokenizer.pad, generator).masked_fill(done, tokenizer.pad)
         tokens.append(token)
         done |= token == tokenizer.stop
@@ -279,6 +284,8 @@ class Sequences:
     lengths: Array
     shared: int = 0
     """How many tokens all prompts begin with, as far as it is worth running them once."""
+    observed: tuple[int, ...] = ()
+    """Tokens in responses that an environment wrote: they are neither scored nor trained on."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -288,7 +295,23 @@ class Sequences:
         longest = int(self.lengths[chosen].max())
         column = np.arange(longest)
         response = (column >= self.starts[chosen, None]) & (column < self.lengths[chosen, None])
-        return torch.from_numpy(self.ids[chosen, :longest]).to(device), torch.from_numpy(response).to(device)
+        ids = self.ids[chosen, :longest]
+        if self.observed:
+            response &= ~np.isin(ids, self.observed)
+        return torch.from_numpy(ids).to(device), torch.from_numpy(response).to(device)
+
+    def part(self, chosen: Array) -> Sequences:
+        """Those at the indices `chosen`."""
+        return replace(self, ids=self.ids[chosen], starts=self.starts[chosen], lengths=self.lengths[chosen])
+
+    def scored(self) -> Array:
+        """How many tokens of each response are scored or trained on, int64 (N,)."""
+        written = self.lengths - self.starts
+        if not self.observed:
+            return written
+        column = np.arange(self.ids.shape[1])
+        inside = (column >= self.starts[:, None]) & (column < self.lengths[:, None])
+        return written - (inside & np.isin(self.ids, self.observed)).sum(axis=1)
 
     def logprobs(self, model: nn.Module, chosen: Array, device: torch.device) -> Tensor:
         """Log-probabilities (B,) of the responses `chosen`, summed over their tokens."""
@@ -312,8 +335,14 @@ class Sequences:
         yield from cut if draw is None else (cut[at] for at in draw.permutation(len(cut)))
 
 
-def join(tokenizer: Tokenizer, prompts: Sequence[str], responses: Sequence[str], unfinished: bool = False) -> Sequences:
-    """The token sequences of prompts with their responses.
+def join(
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    responses: Sequence[str],
+    unfinished: bool = False,
+    observed: Sequence[int] = (),
+) -> Sequences:
+    """The token sequences of prompts with their responses, in which an environment wrote the tokens `observed`.
 
     Raises `ValueError` on a response that was cut off, unless `unfinished` ones are welcome: they have no stop symbol.
     """
@@ -332,7 +361,7 @@ def join(tokenizer: Tokenizer, prompts: Sequence[str], responses: Sequence[str],
         np.arange(second.shape[1]) < more[:, None]
     ]
     ids[np.flatnonzero(whole), lengths[whole == 1] - 1] = tokenizer.stop
-    return Sequences(ids, starts, lengths, _shared_beginning(ids, starts))
+    return Sequences(ids, starts, lengths, _shared_beginning(ids, starts), tuple(observed))
 
 
 def response_logprobs(model: nn.Module, ids: Tensor, response: Tensor, shared: int = 0, first: int = 1) -> Tensor:

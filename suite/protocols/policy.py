@@ -126,6 +126,12 @@ class PolicyTask:
     response is one step."""
     code_limits: ClassVar[Limits] = Limits()
     """What the code of one response may take, where responses hold code."""
+    observations: ClassVar[str] = ""
+    """Symbols, each one token, that an environment writes into responses: they are never generated, scored or trained
+    on. With any, a response to a problem is an episode, each of whose steps is followed by `react`, and which the
+    environment ends."""
+    revision: ClassVar[str] = ""
+    """The step by which a policy takes its last one back; for tasks that grant `environment`."""
     rows: ClassVar[int] = 1024
     """How many sequences are generated or scored at a time."""
     scored_rows: ClassVar[int] = 0
@@ -239,9 +245,25 @@ class PolicyTask:
         """Worked responses to the problems `indices`; called by the scorer alone, for tasks that grant `solutions`."""
         raise NotImplementedError
 
+    def worlds(self, private: Mapping[str, Array], indices: Array) -> list[str]:
+        """What the environment has to know of the problems `indices`; called by the scorer alone, as is `react`."""
+        raise NotImplementedError
+
+    def react(self, world: str, response: str) -> tuple[str, bool]:
+        """What the environment writes after `response`, of one symbol or more, and whether the episode is over.
+
+        It must be a pure function: what came before is in the response.
+        """
+        raise NotImplementedError
+
+    def accepts(self, answer: str, truth: str) -> bool:
+        """Whether an answer is right, given the true one."""
+        return answer == truth
+
     def scores(self, answers: Sequence[str | None], truths: Sequence[str]) -> Mapping[str, float]:
         """`accuracy`, and what else is worth a column, of the greedy answers to all test problems in their order."""
-        return {"accuracy": sum(a == b for a, b in zip(answers, truths, strict=True)) / len(truths)}
+        right = (a is not None and self.accepts(a, b) for a, b in zip(answers, truths, strict=True))
+        return {"accuracy": sum(right) / len(truths)}
 
     def lenient(self, response: str) -> str | None:
         """The answer by a second, lenient parser, whose accuracy is a column; a task that has one overrides this."""

@@ -49,6 +49,7 @@ def run_policy(
     meter.counts.labels += len(told)
     model = task.policy(weights, context.spec.precision)
     policy = Policy(model.to(context.device), task, meter, context, view.prompts, method.lr_scale)
+    policy.place("test", test)
     number = 0
     # A resumed run does so again, for `setup` may look at it.
     if first is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -22,9 +23,11 @@ from .language_model import Sampling, Sequences
 from .optimisation import make_optimizer
 from .policy import Cloze, Example, Pair, PolicyMethod, PolicyTask, Referenced, Rollout
 from .rollouts import Charge, Rollouts
-from .texts import pack
+from .texts import pack, unpack
 from .value_model import ValueModel
 
+Environment = Callable[[str, Sequence[int], Sequence[str]], Sequence[tuple[str, bool]]]
+"""A part of the problems, their numbers in it (N,) and responses -> what is written after each, and whether it ends."""
 BASE = "base"
 """The name under which the first policy is kept, always."""
 UNLIMITED = 1e18
@@ -51,6 +54,7 @@ class Policy:
         context: Context,
         pool: Sequence[str] = (),
         lr_scale: float = 1.0,
+        environment: Environment | None = None,
     ) -> None:
         self._model = model.eval()
         self._task, self._meter, self._context = task, meter, context
@@ -59,6 +63,12 @@ class Policy:
         self._ends = self._tokenizer.encode(symbols)[0].ravel().tolist() if symbols else []
         self._seed, self._device = context.spec.seed, context.device
         self._lr = task.recipe.lr * lr_scale
+        self._observed = (
+            self._tokenizer.encode(list(task.observations))[0].ravel().tolist() if task.observations else []
+        )
+        self._environment = environment or self._reactions
+        self._places: dict[str, tuple[str, int]] = {}
+        self.place("pool", pool)
         self._numbers = {prompt: number for number, prompt in enumerate(pool)}
         self._kept: dict[str, dict[str, Tensor]] = {}
         self._round = self._calls = 0
@@ -105,10 +115,10 @@ class Policy:
         """
         if not len(prompts):
             return torch.zeros(0, dtype=torch.float64)
-        sequences = language_model.join(self._tokenizer, prompts, responses, unfinished)
+        sequences = self._join(prompts, responses, unfinished)
         values = self._score(sequences, under)
         if mean:
-            values = values / torch.from_numpy(sequences.lengths - sequences.starts)
+            values = values / torch.from_numpy(sequences.scored())
         return values
 
     def finetune(
@@ -125,10 +135,10 @@ class Policy:
         if not len(examples):
             return float("nan")
         prompts, responses = ([example[at] for example in examples] for at in (0, 1))
-        sequences = language_model.join(self._tokenizer, prompts, responses)
+        sequences = self._join(prompts, responses)
         self._tell("examples", prompts, responses)
         weight = self._weights(weights, len(examples))
-        tokens = torch.from_numpy(sequences.lengths - sequences.starts).to(self._device)
+        tokens = torch.from_numpy(sequences.scored()).to(self._device)
 
         def loss(chosen: Array) -> Tensor:
             at = torch.from_numpy(chosen).to(self._device)
@@ -157,7 +167,7 @@ class Policy:
             return float("nan")
         prompts, chosen, rejected = ([pair[at] for pair in pairs] for at in (0, 1, 2))
         n = len(pairs)
-        both = language_model.join(self._tokenizer, prompts * 2, chosen + rejected)
+        both = self._join(prompts * 2, chosen + rejected)
         self._tell("chosen", prompts, chosen)
         self._tell("rejected", prompts, rejected)
         before = self._referenced(both, prompts * 2, chosen + rejected, reference).to(self._device).float()
@@ -193,8 +203,8 @@ class Policy:
         if not len(examples):
             return float("nan")
         prompts, referenced, responses = ([example[at] for example in examples] for at in (0, 1, 2))
-        student = language_model.join(self._tokenizer, prompts, responses)
-        teacher = language_model.join(self._tokenizer, referenced, responses)
+        student = self._join(prompts, responses)
+        teacher = self._join(referenced, responses)
         self._tell("examples", prompts, responses)
 
         def loss(chosen: Array) -> Tensor:
@@ -223,14 +233,14 @@ class Policy:
             if not rollouts:
                 continue
             prompts, responses = [one.prompt for one in rollouts], [one.response for one in rollouts]
-            sequences = language_model.join(self._tokenizer, prompts, responses, unfinished=True)
+            sequences = self._join(prompts, responses, unfinished=True)
             paid = torch.tensor([one.reward for one in rollouts], dtype=torch.float32, device=self._device)
             kl = torch.tensor([one.kl for one in rollouts], dtype=torch.float32, device=self._device)
             group = torch.tensor([one.group for one in rollouts], device=self._device)
             before = torch.zeros_like(paid)
             pinned = np.flatnonzero([one.kl for one in rollouts])
             if len(pinned):
-                part = Sequences(sequences.ids[pinned], sequences.starts[pinned], sequences.lengths[pinned])
+                part = sequences.part(pinned)
                 before[torch.from_numpy(pinned)] = self._score(part, reference).to(before)
             everything = np.arange(len(sequences))
             self._meter.charge(forward=len(sequences), backward=len(sequences), tokens=int(sequences.lengths.sum()))
@@ -244,6 +254,23 @@ class Policy:
                 self._model.eval()
         self._check(loss)
         return float(paid.mean())
+
+    def answered(self, prompts: Sequence[str], responses: Sequence[str]) -> list[str]:
+        """`responses` with the environment's answer to the action in which each ends; whole where the episode is over.
+
+        For problems of the pool on tasks with an environment. What ends in no action is left as it is.
+        """
+        texts = [text.removesuffix(language_model.CUT_OFF) for text in responses]
+        ended = set(self._task.step_ends)
+        acted = [at for at, text in enumerate(texts) if text and text[-1] in ended]
+        found = list(responses)
+        for part in dict.fromkeys(self._places[prompts[at]][0] for at in acted):
+            chosen = [at for at in acted if self._places[prompts[at]][0] == part]
+            numbers = [self._places[prompts[at]][1] for at in chosen]
+            answers = self._environment(part, numbers, [texts[at] for at in chosen])
+            for at, (answer, over) in zip(chosen, answers, strict=True):
+                found[at] = texts[at] + answer + ("" if over else language_model.CUT_OFF)
+        return found
 
     def keep(self, name: str) -> None:
         """Store the weights as they stand under `name`; at most three names beside `base`."""
@@ -287,6 +314,10 @@ class Policy:
         self._load(weights)
         self._begin_here()
 
+    def place(self, part: str, prompts: Sequence[str]) -> None:
+        """Say of which problems the prompts are, for an environment to know its world."""
+        self._places |= {prompt: (part, number) for number, prompt in enumerate(prompts)}
+
     def begin(self, number: int) -> None:
         """Begin a round: random streams and caches depend on its number and the calls in it alone."""
         self._round, self._calls = number, 0
@@ -318,14 +349,12 @@ class Policy:
         generator = torch.Generator(self._device).manual_seed(derive(self._seed, "evaluation", number))
         found = {}
         with self._meter.paused(), autocast(self._context):
+            play = functools.partial(self._sampled, generator=generator, charge=lambda sequences, tokens: None)
             for name, n, temperature in (("greedy", 1, 0.0), ("votes", task.votes, task.vote_temperature)):
                 if not n or (cloze and name == "greedy"):
                     found[name] = pack([])
                     continue
-                made = language_model.generate(
-                    self._model, self._tokenizer, prompts, n, Sampling(temperature),
-                    max_new=task.max_new, rows=task.rows, generator=generator,
-                )  # fmt: skip
+                made = play(prompts, n, Sampling(temperature))
                 found[name] = pack([response for group in made for response in group])
             if cloze:
                 chosen = self._likeliest(cloze).tolist()
@@ -367,24 +396,66 @@ class Policy:
         seed = self._next_seed("generate")
 
         def work(charge: Charge) -> list[list[str]]:
+            generator = torch.Generator(self._device).manual_seed(seed)
             with self._under(under), autocast(self._context):
-                return language_model.generate(
-                    self._model,
-                    self._tokenizer,
-                    prompts,
-                    n,
-                    sampling,
-                    max_new=self._task.max_new,
-                    rows=self._task.rows,
-                    generator=torch.Generator(self._device).manual_seed(seed),
-                    charge=charge,
-                    begun=begun,
-                    ends=ends,
-                )
+                return self._sampled(prompts, n, sampling, generator, charge, begun, ends)
 
         about = ("generate", seed, list(prompts), list(begun), list(ends), n, sampling.temperature, sampling.top_p)
         made: list[list[str]] = self._kept_call(under, about, work)
         return made
+
+    def _sampled(
+        self,
+        prompts: Sequence[str],
+        n: int,
+        sampling: Sampling,
+        generator: torch.Generator,
+        charge: Charge,
+        begun: Sequence[str] = (),
+        ends: Sequence[int] = (),
+    ) -> list[list[str]]:
+        """`n` responses to every prompt; to those of problems with an environment, episodes, or steps of them."""
+        task = self._task
+        played = bool(self._observed) and all(prompt in self._places for prompt in prompts)
+        sample = functools.partial(
+            language_model.generate, self._model, self._tokenizer, sampling=sampling, max_new=task.max_new,
+            rows=task.rows, generator=generator, charge=charge,
+            never=[*self._observed, self._tokenizer.stop] if played else self._observed,
+        )  # fmt: skip
+        if not played:
+            return sample(prompts, n, begun=begun, ends=ends)
+        if ends:
+            made = sample(prompts, n, begun=begun, ends=ends)
+            asked = [prompt for prompt, texts in zip(prompts, made, strict=True) for _ in texts]
+            answered = iter(self.answered(asked, [text for texts in made for text in texts]))
+            return [[next(answered) for _ in texts] for texts in made]
+        asked = [prompt for prompt in prompts for _ in range(n)]
+        texts = [language_model.CUT_OFF] * len(asked)
+        going = list(range(len(asked)))
+        while going:
+            rows = [asked[at] for at in going]
+            made = sample(rows, 1, begun=[texts[at] for at in going], ends=self._ends)
+            # What leaves no room for another step stays cut off.
+            grown = [at for at, found in zip(going, made, strict=True) if found]
+            reached = self.answered([asked[at] for at in grown], [found[0] for found in made if found])
+            for at, text in zip(grown, reached, strict=True):
+                texts[at] = text
+            going = [at for at in grown if texts[at].endswith(language_model.CUT_OFF)]
+        return [texts[at * n : (at + 1) * n] for at in range(len(prompts))]
+
+    def _reactions(self, part: str, numbers: Sequence[int], responses: Sequence[str]) -> list[tuple[str, bool]]:
+        """What the environment, which runs in the scorer's process, writes after responses."""
+        arrays = {"numbers": np.asarray(numbers, np.int64), "responses": pack(responses)}
+        with self._meter.paused():
+            self._context.wire.send("act", arrays, part=part)
+            reply = self._context.wire.receive()
+        if reply is None or reply.kind != "observed":
+            raise MethodError("the scorer has gone")
+        over = reply.arrays["over"].astype(bool).tolist()
+        return list(zip(unpack(reply.arrays["texts"]), over, strict=True))
+
+    def _join(self, prompts: Sequence[str], responses: Sequence[str], unfinished: bool = False) -> Sequences:
+        return language_model.join(self._tokenizer, prompts, responses, unfinished, self._observed)
 
     def _kept_call(self, under: str, about: Sequence[Any], work: Callable[[Charge], Any]) -> Any:
         """`work(charge)`, or what it gave in this round before the run was killed; not of evaluations."""
@@ -467,7 +538,7 @@ class Policy:
         self._meter.charge(forward=len(cached), tokens=int(both.lengths[cached].sum()))
         values = torch.empty(len(both), dtype=torch.float64)
         if len(absent):
-            part = Sequences(both.ids[absent], both.starts[absent], both.lengths[absent], both.shared)
+            part = both.part(absent)
             values[torch.from_numpy(absent)] = self._score(part, under)
         for at in cached.tolist():
             values[at] = self._reference[keys[at]]

@@ -91,6 +91,15 @@ class PolicyView:
         """The prompt of another attempt at `prompt` that shows the one before, and feedback on it."""
         return self._task.again(prompt, response, feedback)
 
+    def actions(self, steps: Sequence[str]) -> list[str]:
+        """Steps without what an environment wrote after them."""
+        return [step.rstrip(self._task.observations) for step in steps]
+
+    @property
+    def revision(self) -> str:
+        """The step by which a policy takes its last one back, for methods that need an `environment`."""
+        return self._task.revision
+
     def critic(self, prompt: str, response: str) -> str:
         """The prompt that asks for feedback on a response."""
         return self._task.critic(prompt, response)

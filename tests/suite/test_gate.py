@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -12,14 +13,14 @@ from selfbench.suite.errors import MethodError
 from selfbench.suite.gate import Gate, at_least
 
 
-def parse(text: str) -> str | None:
-    return text.lstrip("0") if text.isdigit() else None
+def parse(texts: Sequence[str]) -> list[str | None]:
+    return [text.lstrip("0") if text.isdigit() else None for text in texts]
 
 
 def opened(right: list[int], first: list[str], second: list[str], judge: list[tuple[int, int]]) -> dict[str, float]:
     """The figures of a gate about pairs of `first` and `second`; 1 in `right` says that the first is right."""
     truths = [one if good == 1 else two for good, one, two in zip(right, first, second, strict=True)]
-    gate = Gate(truths, lambda text: text, 2, 0)
+    gate = Gate(truths, list, 2, 0)
     responses = [text for pair in zip(first, second, strict=True) for text in pair]
     pairs = gate.pairs(responses, 0)
     flipped = [at // 2 * 2 != one for at, one in zip(range(0, 2 * len(right), 2), pairs[:, 0].tolist(), strict=True)]

@@ -1,0 +1,302 @@
+"""A small text world, in which a small language model looks for a key: an environment answers each of its steps.
+
+Everything is made at run time from a seed, so that nothing can be contaminated. The first policy is part of the task:
+its weights were trained once by `train_base` and are kept beside this file, for the same training on another kind of
+processor rounds differently.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+# Imported here, so that the server of forks has it before the first run: it takes seconds.
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from ...suite.bundle import Array, Bundle, BundleFolder
+from ...suite.pretrain import load_weights, reproducible
+from ...suite.protocols import language_model
+from ...suite.protocols.language_model import CUT_OFF, CharTokenizer, Sampling
+from ...suite.protocols.optimisation import Recipe, half_cosine, make_optimizer
+from ...suite.protocols.policy import PolicyTask, Problems
+from ...suite.registry import register_task
+from ...suite.seeds import rng
+
+if TYPE_CHECKING:
+    from ...suite.data import Data
+
+ROOMS = "abcdef"
+BACK = "w"
+EMPTY, KEY, NO_WAY, LOCKED, BEFORE, REACHED = ".KXLO*"
+"""What the environment answers to an action."""
+LIMIT = 14
+"""Actions after which an episode is over."""
+DEMONSTRATIONS, TEST, OTHERS, POOL = 300, 300, 2000, 300
+VOCABULARY = "\0\n" + ROOMS + BACK + ":>=?+-" + EMPTY + KEY + NO_WAY + LOCKED + BEFORE + REACHED
+_STEP = re.compile(rf"[{ROOMS}{BACK}][{re.escape(EMPTY + KEY + NO_WAY + LOCKED + BEFORE + REACHED)}]?|.", re.S)
+_EPISODE = re.compile(rf"(?:[{ROOMS}{BACK}][{re.escape(EMPTY + KEY + NO_WAY + LOCKED + BEFORE + REACHED)}])+")
+DATA_SEED = 0
+BASE_SEED, BASE_EPOCHS, BASE_BATCH, BASE_LR = 1, 120, 32, 2e-3
+WEIGHTS = Path(__file__).parent / "weights" / "rooms-tiny.safetensors"
+WEIGHTS_SHA256 = "d2ff48eebb7cbfa10cc502ad8a4b3c0ebd09c760032c679b0f855a0a68fad308"
+
+
+class World(NamedTuple):
+    """Six rooms in a ring, in their order, with the one to start in, the locked one to reach, and that of the key."""
+
+    ring: str
+    start: str
+    goal: str
+    key: str
+
+    @classmethod
+    def read(cls, text: str) -> World:
+        """Of the form of `written`."""
+        return cls(text[:6], text[7], text[9], text[11])
+
+    def written(self) -> str:
+        """`bdafce:a>e:c`, which with the key's room left out is the prompt."""
+        return f"{self.ring}:{self.start}>{self.goal}:{self.key}"
+
+    def near(self, one: str, other: str) -> bool:
+        return (self.ring.index(one) - self.ring.index(other)) % len(self.ring) in (1, len(self.ring) - 1)
+
+
+def replayed(world: World, actions: str) -> str:
+    """The environment's answers to `actions`, one each, up to the one that ends the episode.
+
+    A room's name goes there from the room next to it: into the locked one with the key alone, which is taken where it
+    lies. `w` puts everything back to where it was before the last step that was not put back.
+    """
+    here, carried = world.start, False
+    before: list[tuple[str, bool]] = []
+    answers = ""
+    for action in actions[:LIMIT]:
+        if action == BACK:
+            if before:
+                here, carried = before.pop()
+            answers += BEFORE
+            continue
+        before.append((here, carried))
+        if action not in ROOMS or not world.near(here, action):
+            answers += NO_WAY
+        elif action == world.goal:
+            answers += REACHED if carried else LOCKED
+        else:
+            here = action
+            answers += KEY if here == world.key and not carried else EMPTY
+            carried = carried or here == world.key
+        if answers[-1] == REACHED:
+            break
+    return answers
+
+
+def solved(world: World) -> str:
+    """The actions of an expert who does not know where the key is: first the shorter way along the rooms that are open,
+    then the other one; with the key, the shorter way to the goal."""
+    at = world.ring.index(world.goal)
+    line = world.ring[at + 1 :] + world.ring[:at]
+    place, last = line.index(world.start), len(line) - 1
+    down, up = list(range(place - 1, -1, -1)), list(range(place + 1, len(line)))
+    if place > last - place:
+        tour = up + list(range(last - 1, -1, -1))
+    else:
+        tour = down + list(range(1, len(line)))
+    key = line.index(world.key)
+    found = tour[: tour.index(key) + 1]
+    home = list(range(key - 1, -1, -1)) if key <= last - key else list(range(key + 1, len(line)))
+    return "".join(line[step] for step in found + home) + world.goal
+
+
+@register_task(
+    "rooms-tiny",
+    protocol="policy",
+    version="1",
+    metric="accuracy",
+    title="A small language model looks for a key and a locked room in a text world",
+    budget={"currency": "tokens", "limit": 3000000, "wall_seconds": 300.0},
+    data=(),
+    grants=("verifier", "environment", "solutions"),
+)
+class RoomsTiny(PolicyTask):
+    """A prompt is `bdafce:a>e=`: six rooms in a ring, the one to start in, and one to reach, which is locked.
+
+    A step of a response is an action, and what the environment answers: `b.` goes to the room `b`, where nothing is;
+    `.` is an empty room, `K` that of the key, which is taken, `X` no way there, `L` a locked room without the key, `*`
+    the end of a good episode. `w` puts the world back to where it was before the last step, answered by `O`. An episode
+    ends after 14 actions at the latest. Where the key lies is not shown: 4 worlds have the same prompt, of which one is
+    drawn. A response counts when its actions, replayed, reach the goal.
+
+    The environment runs where the answers are kept. 300 demonstrations by an expert (`solved`), 300 test worlds, the
+    same for all seeds; of 2,000 others the seed draws a pool of 300. `critic` shows a response up to its last action,
+    without the answer to it, and `feedback` is `+` or `-`.
+    """
+
+    recipe: ClassVar[Recipe] = Recipe(
+        optimizer="adamw", lr=2e-3, weight_decay=0.3, beta2=0.99, batch_size=64, schedule=half_cosine(0.1), max_norm=1.0
+    )
+    rounds: ClassVar[int] = 4
+    max_new: ClassVar[int] = 2 * LIMIT + 1
+    votes: ClassVar[int] = 3
+    verdicts: ClassVar[int] = 256
+    step_ends: ClassVar[str] = ROOMS + BACK
+    observations: ClassVar[str] = EMPTY + KEY + NO_WAY + LOCKED + BEFORE + REACHED
+    revision: ClassVar[str] = BACK
+    rows: ClassVar[int] = 2048
+    clean_error: ClassVar[tuple[float, float]] = (0.72, 0.80)
+
+    def build(self, data: Data) -> Bundle:
+        """Public `shown` uint8 (N, 10), the prompts; private `keys` uint8 (N,). Measures the first policy."""
+        worlds = all_worlds()
+        public = {"shown": np.array([list(f"{one.ring}:{one.start}>{one.goal}=".encode()) for one in worlds], np.uint8)}
+        private = {**public, "keys": np.array([ord(one.key) for one in worlds], np.uint8)}
+        model = self.model()
+        model.load_state_dict(load_weights(WEIGHTS, WEIGHTS_SHA256))
+        test = np.arange(DEMONSTRATIONS, DEMONSTRATIONS + TEST)
+        with reproducible(0):
+            played = played_greedily(self, model.eval(), [worlds[at] for at in test.tolist()])
+        error = 1.0 - self.scores([self.answer(text) for text in played], self.answers(private, test))["accuracy"]
+        parameters = sum(value.numel() for value in model.parameters())
+        return Bundle(public, private, model.state_dict(), {"clean_error": error, "parameters": parameters})
+
+    def model(self) -> nn.Module:
+        config = LlamaConfig(
+            vocab_size=len(VOCABULARY), hidden_size=64, intermediate_size=128, num_hidden_layers=2,
+            num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=128, tie_word_embeddings=False,
+            pad_token_id=CharTokenizer.pad, bos_token_id=None, eos_token_id=CharTokenizer.stop,
+            attn_implementation="sdpa",
+        )  # fmt: skip
+        return LlamaForCausalLM(config)
+
+    def tokenizer(self) -> CharTokenizer:
+        return CharTokenizer(VOCABULARY)
+
+    def problems(self, bundle: BundleFolder, seed: int) -> Problems:
+        shown = np.arange(DEMONSTRATIONS)
+        others = np.arange(DEMONSTRATIONS + TEST, len(bundle.public()["shown"]))
+        return Problems(
+            demonstrations=shown,
+            responses=self.solutions(bundle.private(), shown),
+            pool=np.sort(rng(seed, "rooms-tiny", "pool").permutation(others)[:POOL]),
+            test=np.arange(DEMONSTRATIONS, DEMONSTRATIONS + TEST),
+        )
+
+    def prompts(self, public: Mapping[str, Array], indices: Array) -> list[str]:
+        return [bytes(row).decode() for row in public["shown"][indices]]
+
+    def answer(self, response: str) -> str | None:
+        """The actions of an episode."""
+        return response[::2] if _EPISODE.fullmatch(response) else None
+
+    def steps(self, response: str) -> list[str]:
+        """Each action with its answer."""
+        return _STEP.findall(response)
+
+    def critic(self, prompt: str, response: str) -> str:
+        """`bdafce:a>e=f.c?`"""
+        return f"{prompt}{response.removesuffix(CUT_OFF).rstrip(self.observations)}?"
+
+    def feedback(self, right: Sequence[bool]) -> str:
+        return "+" if all(right) else "-"
+
+    def approves(self, feedback: str) -> bool | None:
+        return {"+": True, "-": False}.get(feedback)
+
+    def react(self, world: str, response: str) -> tuple[str, bool]:
+        actions = response.translate({ord(symbol): None for symbol in self.observations})
+        answers = replayed(World.read(world), actions)
+        return answers[-1], answers[-1] == REACHED or len(actions) >= LIMIT
+
+    def accepts(self, answer: str, truth: str) -> bool:
+        answers = replayed(World.read(truth), answer)
+        return len(answers) == len(answer) and answers[-1] == REACHED
+
+    def worlds(self, private: Mapping[str, Array], indices: Array) -> list[str]:
+        """`bdafce:a>e:c`"""
+        prompts = self.prompts(private, indices)
+        return [
+            f"{prompt[:-1]}:{chr(key)}" for prompt, key in zip(prompts, private["keys"][indices].tolist(), strict=True)
+        ]
+
+    def answers(self, private: Mapping[str, Array], indices: Array) -> list[str]:
+        """The worlds, in which actions are replayed."""
+        return self.worlds(private, indices)
+
+    def solutions(self, private: Mapping[str, Array], indices: Array) -> list[str]:
+        return [episode(World.read(world)) for world in self.worlds(private, indices)]
+
+
+def episode(world: World) -> str:
+    """The expert's response."""
+    actions = solved(world)
+    return "".join(action + answer for action, answer in zip(actions, replayed(world, actions), strict=True))
+
+
+def all_worlds() -> list[World]:
+    """Worlds with different prompts, the same for all seeds."""
+    draw = rng(DATA_SEED, "rooms-tiny", "worlds")
+    found: dict[str, World] = {}
+    while len(found) < DEMONSTRATIONS + TEST + OTHERS:
+        ring = "".join(draw.permutation(list(ROOMS)))
+        start, goal, key = draw.permutation(list(ROOMS))[:3].tolist()
+        found.setdefault(f"{ring}{start}{goal}", World(ring, start, goal, key))
+    return list(found.values())
+
+
+def played_greedily(task: RoomsTiny, model: nn.Module, worlds: Sequence[World]) -> list[str]:
+    """The greedy responses of `model` to the prompts of `worlds`."""
+    tokenizer = task.tokenizer()
+    ends, observed = (
+        tokenizer.encode(list(symbols))[0].ravel().tolist() for symbols in (task.step_ends, task.observations)
+    )
+    prompts = [f"{world.written()[:10]}=" for world in worlds]
+    texts, going = [CUT_OFF] * len(worlds), list(range(len(worlds)))
+    while going:
+        made = language_model.generate(
+            model, tokenizer, [prompts[at] for at in going], 1, Sampling(0.0), max_new=task.max_new, rows=task.rows,
+            generator=torch.Generator(), begun=[texts[at] for at in going], ends=ends,
+            never=[*observed, tokenizer.stop],
+        )  # fmt: skip
+        for at, found in zip(going, made, strict=True):
+            text = found[0].removesuffix(CUT_OFF) if found else texts[at]
+            acted = bool(found) and text[-1] in task.step_ends
+            answer, over = task.react(worlds[at].written(), text) if acted else ("", True)
+            texts[at] = text + answer + ("" if over else CUT_OFF)
+        going = [at for at in going if texts[at].endswith(CUT_OFF)]
+    return texts
+
+
+def train_base() -> nn.Module:
+    """The training that made the kept weights, on the demonstrations alone."""
+    task = RoomsTiny()
+    worlds = all_worlds()[:DEMONSTRATIONS]
+    observed = task.tokenizer().encode(list(task.observations))[0].ravel().tolist()
+    sequences = language_model.join(
+        task.tokenizer(), [f"{world.written()[:10]}=" for world in worlds], [episode(world) for world in worlds],
+        observed=observed,
+    )  # fmt: skip
+    with reproducible(BASE_SEED):
+        model = task.model().train()
+        optimizer = make_optimizer(task.recipe, model.parameters())
+        draw, device = rng(BASE_SEED, "rooms-tiny", "base"), torch.device("cpu")
+        size, schedule = BASE_BATCH, half_cosine(0.05)
+        total, step = BASE_EPOCHS * -(-len(sequences) // size), 0
+        for _ in range(BASE_EPOCHS):
+            for chosen in sequences.batches(size, draw):
+                for group in optimizer.param_groups:
+                    group["lr"] = BASE_LR * schedule((step + 0.5) / total)
+                logprobs = sequences.logprobs(model, chosen, device)
+                tokens = torch.from_numpy(sequences.scored())[chosen]
+                loss = language_model.sft_loss(logprobs, tokens, torch.ones(len(chosen)))
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                nn.utils.clip_grad_norm_(model.parameters(), task.recipe.max_norm)
+                optimizer.step()
+                step += 1
+    return model.eval()
