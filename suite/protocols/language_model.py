@@ -306,12 +306,13 @@ class Sequences:
 
     def scored(self) -> Array:
         """How many tokens of each response are scored or trained on, int64 (N,)."""
-        written = self.lengths - self.starts
+        written: Array = self.lengths - self.starts
         if not self.observed:
             return written
         column = np.arange(self.ids.shape[1])
         inside = (column >= self.starts[:, None]) & (column < self.lengths[:, None])
-        return written - (inside & np.isin(self.ids, self.observed)).sum(axis=1)
+        observed: Array = (inside & np.isin(self.ids, self.observed)).sum(axis=1)
+        return written - observed
 
     def logprobs(self, model: nn.Module, chosen: Array, device: torch.device) -> Tensor:
         """Log-probabilities (B,) of the responses `chosen`, summed over their tokens."""
