@@ -24,6 +24,7 @@ SHORT = {
     "rmt-replay": {"warmup_images": 600},
     "vida-pretrained": {"pretrain_steps": 20},
     "rest-mcts": {"iterations": 3},
+    "code-interpreter": {"samples": 2, "candidates": 2},
     "score": {"steps": 5, "sft_epochs": 4},
 }
 """Methods that train on source data before the stream, or do much in a round, for less long than they would."""
