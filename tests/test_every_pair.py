@@ -26,6 +26,8 @@ SHORT = {
     "rest-mcts": {"iterations": 3},
     "code-interpreter": {"samples": 2, "candidates": 2},
     "score": {"steps": 5, "sft_epochs": 4},
+    "self-judge": {"epochs": 1},
+    "agent-r": {"iterations": 1, "epochs": 1},
 }
 """Methods that train on source data before the stream, or do much in a round, for less long than they would."""
 

@@ -28,8 +28,10 @@ from selfbench.methods.self_rewarding.agent_r import (
 from selfbench.methods.self_rewarding.rest_em import ReSTEM
 from selfbench.methods.self_rewarding.sft import SFT
 from selfbench.suite.policy_scorer import PolicyScorer
+from selfbench.suite.protocols.first_policy import make_first
 from selfbench.suite.protocols.language_model import CUT_OFF
 from selfbench.suite.protocols.policy import Example, PolicyMethod
+from selfbench.suite.protocols.texts import unpack
 from selfbench.suite.registry import register_method
 
 Play = Callable[..., Any]
@@ -395,6 +397,16 @@ def test_equal_seeds_give_equal_runs_and_killed_ones_go_on(play: Play, walks: An
         resumed = play(make(**settings), task=walks, folder=f"killed{stop}")
         assert resumed.outcome.curve == whole.outcome.curve
         assert resumed.outcome.predictions_sha256 == whole.outcome.predictions_sha256
+
+
+def test_first_policies_that_are_made_for_all_methods_play_the_same_episodes(
+    play: Play, walks: Any, tiny_bundle: Any
+) -> None:
+    played = play(SFT(epochs=1), task=walks)
+    problems = walks.problems(tiny_bundle, 0)
+    spec, public, private = played.scorer._spec, tiny_bundle.public(), tiny_bundle.private()
+    made = make_first(walks, public, tiny_bundle.model(), problems, spec, torch.device("cpu"), private)
+    assert unpack(made.responses["greedy"]) == played.scorer.first
 
 
 def test_hidden_answers_move_no_episode(play: Play, walks: Any) -> None:
