@@ -139,12 +139,13 @@ def filter_of(arch: int, column: int, pid: int) -> bytes:
     return b"".join([*out, struct.pack("HBBI", give, 0, 0, refuse)])
 
 
-def install_filter(program: bytes) -> None:
-    class Program(ctypes.Structure):
-        _fields_ = (("length", ctypes.c_ushort), ("code", ctypes.c_char_p))
+class _Program(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("code", ctypes.c_char_p))
 
+
+def install_filter(program: bytes) -> None:
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-    held = Program(len(program) // 8, program)
+    held = _Program(len(program) // 8, program)
     _prctl(_PR_SET_SECCOMP, 2, ctypes.addressof(held))
 
 
@@ -448,6 +449,7 @@ class Server:
         install_filter(self._filter.replace(struct.pack("I", _OWN), struct.pack("I", os.getpid())))
 
     def _execute(self, code: str) -> int:
+        # A fork seeds it anew from the system.
         random.seed(0)
         gc.enable()
         try:
