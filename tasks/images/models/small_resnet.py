@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from .pooling import mean_over_pixels
+
 
 class SmallResNet(nn.Module):
     """Convolutions with batch norm: one to 24 channels, then twice one to twice as many and a residual block of two.
@@ -29,7 +31,7 @@ class SmallResNet(nn.Module):
         x = self.widen1(self.stem(x.contiguous(memory_format=torch.channels_last)))
         x = self.widen2(x + self.block1(x))
         x = x + self.block2(x)
-        logits: Tensor = self.fc(x.mean(dim=(2, 3)))
+        logits: Tensor = self.fc(mean_over_pixels(x))
         return logits
 
 

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .pooling import mean_over_pixels
+
 SLOPE = 0.1
 """Of the leaky ReLU."""
 MOMENTUM = 0.001
@@ -51,7 +53,7 @@ class WideResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.blocks(self.conv1(x.contiguous(memory_format=torch.channels_last)))
         x = F.leaky_relu(self.bn(x), SLOPE, inplace=True)
-        logits: Tensor = self.fc(x.mean(dim=(2, 3)))
+        logits: Tensor = self.fc(mean_over_pixels(x))
         return logits
 
 

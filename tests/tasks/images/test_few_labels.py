@@ -22,6 +22,7 @@ from selfbench.tasks.images.cifar import Cifar10Few40, Cifar100Few400
 from selfbench.tasks.images.cifar10_jpeg import Cifar10Jpeg, Cifar10Jpeg40, Cifar10Jpeg250, Cifar10Jpeg4000
 from selfbench.tasks.images.eurosat import CLASSES, EuroSatFew20
 from selfbench.tasks.images.few_labels import FewLabels
+from selfbench.tasks.images.models.pooling import mean_over_pixels
 from selfbench.tasks.images.models.small_resnet import SmallResNet
 from selfbench.tasks.images.models.wide_resnet import WideResNet
 from selfbench.tasks.images.stl10 import Stl10Few40
@@ -325,6 +326,21 @@ def test_networks_have_the_stated_sizes(make: Callable[[], torch.nn.Module], par
     logits = model(torch.rand(2, 3, side, side))
     assert torch.isfinite(logits).all()
     assert not torch.allclose(logits[0], logits[1])
+
+
+@pytest.mark.parametrize("shape", [(32, 96, 4, 4), (7, 10, 3, 5), (1, 64, 1, 1)])
+def test_pooling_is_the_mean_and_its_gradient_is_channels_last(shape: tuple[int, ...]) -> None:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).contiguous(memory_format=torch.channels_last)
+    mine, plain = x.clone().requires_grad_(), x.clone().requires_grad_()
+    weights = torch.randn(shape[:2], generator=torch.Generator().manual_seed(1))
+    pooled, mean = mean_over_pixels(mine), plain.mean(dim=(2, 3))
+    assert torch.equal(pooled, mean)
+    seen: list[torch.Tensor] = []
+    mine.register_hook(seen.append)
+    (pooled * weights).sum().backward()
+    (mean * weights).sum().backward()
+    assert torch.equal(mine.grad, plain.grad)
+    assert seen[0].is_contiguous(memory_format=torch.channels_last)
 
 
 def test_wide_resnet_is_that_of_an_independent_loop() -> None:
