@@ -38,7 +38,8 @@ class CodeInterpreter(PolicyMethod):
         answer:   of `candidates` solutions, without the outliers among their answers, that of the highest V
 
     That code and text alternate, that all earlier code is run again for the state it leaves, that errors are shown as
-    outputs, and an end after 8 steps are those of the authors' released inference. Their data had at most 5 snippets a
+    outputs, and an end after 8 steps are those of the authors' released inference (which goes on with what it has after
+    code that failed; here the program of a solution has then failed as a whole). Their data had at most 5 snippets a
     solution and a temperature of 0.6 beside greedy ones; annotations of a larger model are the task's demonstrations
     here. Of the paper itself its abstract and summaries were at hand: right and wrong sampled solutions train the
     solver and the value estimator in one multi-task fine-tuning, which the harness's value model, with weights of its
