@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from ...suite.protocols.policy_view import PolicyView
 
 
+_JUDGE = "judge"
+"""The name under which the judge of steps is kept: the policy's architecture with weights of its own."""
+
+
 @register_method(
     "agent-r",
     family="self-training",
@@ -46,12 +50,13 @@ class AgentR(PolicyMethod):
     one of ten sentences and an action that waits, and the good end is appended whether the world allows it or not. Here
     the signal is the world's step back, as often as it takes to where both episodes part, so that what is trained on
     can be played; an episode that has become too long to reach the goal is left out, by the verifier. There, a model
-    that follows instructions judges steps as good, bad or uncertain; a policy that cannot be told to learns it from the
-    demonstrations: a step of each is good, a step of another one in its place is bad. Steps that both episodes share
+    that follows instructions is asked whether a step is good, bad or uncertain. A policy that cannot be asked learns it
+    from the demonstrations, of which a step is good and another one in its place is bad: with weights of its own, for
+    `judge_epochs` of that took a policy of two layers from 24 % to 21 % in its world. Steps that both episodes share
     are not judged, for they lead to a success; where none is found wrong, tau_bad is the whole episode, as there.
 
     Chosen here: of each tree at most `cutoff` good episodes and pairs, drawn at random; every round trains anew from
-    the first policy, the examples of judging along. With 0 iterations nothing is searched, and a round is one of
+    the first policy, and the judge stays as it is. With 0 iterations nothing is searched, and a round is one of
     fine-tuning on the demonstrations from the first policy. `revise` off leaves the good episodes alone.
     """
 
@@ -64,10 +69,10 @@ class AgentR(PolicyMethod):
     cutoff: int = hyper(2, low=1, high=16)
     revise: bool = hyper(True, choices=(True, False))
     epochs: int = hyper(4, low=1, high=16)
+    judge_epochs: int = hyper(4, low=1, high=64)
 
     def setup(self, policy: Policy, view: PolicyView) -> None:
         self.known: dict[int, dict[str, bool]] = {}
-        self.skills: list[tuple[str, str]] = []
 
     def round(self, policy: Policy, view: PolicyView, number: int) -> None:
         if not self.iterations:
@@ -75,15 +80,13 @@ class AgentR(PolicyMethod):
             policy.finetune(view.demonstrations, epochs=self.epochs)
             return
         if number == 1 and self.revise:
-            self.skills = judging_examples(view)
-            policy.finetune(self.shown(view), epochs=self.epochs)
+            policy.finetune(judging_examples(view), epochs=self.judge_epochs)
+            policy.keep(_JUDGE)
+            policy.use("base")
         trees = self.search(policy, view)
         kept = [*self.good(view, trees), *(self.revised(policy, view, trees) if self.revise else [])]
         policy.use("base")
-        policy.finetune([*self.shown(view), *kept], epochs=self.epochs)
-
-    def shown(self, view: PolicyView) -> list[Example]:
-        return [*view.demonstrations, *(Example(*pair) for pair in self.skills)]
+        policy.finetune([*view.demonstrations, *kept], epochs=self.epochs)
 
     def search(self, policy: Policy, view: PolicyView) -> list[Node]:
         """The trees, one a problem, all grown at a time; a node's value is the sum of what was paid below it."""
@@ -176,7 +179,7 @@ class AgentR(PolicyMethod):
             view.critic(view.prompts[pairs[row][0]], "".join(pairs[row][2][: place + 1]) + CUT_OFF)
             for row, place in asked
         ]
-        said = [text for [text] in policy.generate(prompts, 1, 0.0)]
+        said = [text for [text] in policy.generate(prompts, 1, 0.0, under=_JUDGE)]
         found = [len(bad) - 1 for _, _, bad in pairs]
         for (row, place), text in reversed(list(zip(asked, said, strict=True))):
             if view.approves(text) is False:
@@ -184,7 +187,7 @@ class AgentR(PolicyMethod):
         return found
 
 
-def judging_examples(view: PolicyView) -> list[tuple[str, str]]:
+def judging_examples(view: PolicyView) -> list[Example]:
     """What a judge of steps learns of each demonstration: a right step, and, where one can be had, a wrong one, another
     demonstration's in the place of its own; both are drawn."""
     trees = demonstrated([view.steps(example.response) for example in view.demonstrations], view.generator)
@@ -195,7 +198,7 @@ def judging_examples(view: PolicyView) -> list[tuple[str, str]]:
             fitting = [node for node in steps if (node.verdict is not False) == right]
             if fitting:
                 node = fitting[int(torch.randint(len(fitting), (), generator=view.generator))]
-                found.append((view.critic(example.prompt, node.text), view.feedback([right])))
+                found.append(Example(view.critic(example.prompt, node.text), view.feedback([right])))
     return found
 
 

@@ -37,7 +37,7 @@ EMPTY, KEY, NO_WAY, LOCKED, BEFORE, REACHED = ".KXLO*"
 """What the environment answers to an action."""
 LIMIT = 14
 """Actions after which an episode is over."""
-DEMONSTRATIONS, TEST, OTHERS, POOL = 300, 300, 2000, 300
+DEMONSTRATIONS, TEST, OTHERS, POOL = 300, 300, 2000, 800
 VOCABULARY = "\0\n" + ROOMS + BACK + ":>=?+-" + EMPTY + KEY + NO_WAY + LOCKED + BEFORE + REACHED
 _STEP = re.compile(rf"[{ROOMS}{BACK}][{re.escape(EMPTY + KEY + NO_WAY + LOCKED + BEFORE + REACHED)}]?|.", re.S)
 _EPISODE = re.compile(rf"(?:[{ROOMS}{BACK}][{re.escape(EMPTY + KEY + NO_WAY + LOCKED + BEFORE + REACHED)}])+")
@@ -134,7 +134,7 @@ class RoomsTiny(PolicyTask):
     drawn. A response counts when its actions, replayed, reach the goal.
 
     The environment runs where the answers are kept. 300 demonstrations by an expert (`solved`), 300 test worlds, the
-    same for all seeds; of 2,000 others the seed draws a pool of 300. `critic` shows a response up to its last action,
+    same for all seeds; of 2,000 others the seed draws a pool of 800. `critic` shows a response up to its last action,
     without the answer to it, and `feedback` is `+` or `-`.
     """
 

@@ -183,7 +183,8 @@ class Walker:
         found = [self.walks.react("7", text) for text in responses]
         return [text + a + ("" if over else CUT_OFF) for text, (a, over) in zip(responses, found, strict=True)]
 
-    def generate(self, prompts: Sequence[str], n: int, temperature: float) -> list[list[str]]:
+    def generate(self, prompts: Sequence[str], n: int, temperature: float, under: str) -> list[list[str]]:
+        assert (n, temperature, under) == (1, 0.0, "judge")
         self.calls.append(("judge", list(prompts)))
         return [["?0" if prompt[-2] in "35" else "?1"] for prompt in prompts]
 
@@ -193,6 +194,9 @@ class Walker:
 
     def use(self, name: str) -> None:
         self.calls.append(("use", name))
+
+    def keep(self, name: str) -> None:
+        self.calls.append(("keep", name))
 
 
 @pytest.fixture
@@ -210,24 +214,24 @@ def test_a_round_by_hand(walks: Any, walking: Any) -> None:
     method = AgentR(iterations=8, branch=2, cutoff=99, epochs=3)
     method.setup(policy, walking)
     method.round(policy, walking, 1)
-    shown = [("8+1=", "8=1+"), *((prompt, "?1") for prompt, _ in method.skills)]
-    assert set(method.skills) <= {("8+1=8?", "?1"), ("8+1=8=1?", "?1")}
-    assert len(method.skills) == 1
+    _, [skill], epochs = policy.calls[0]
+    assert skill in {("8+1=8?", "?1"), ("8+1=8=1?", "?1")}
+    assert epochs == 4
+    assert policy.calls[1:3] == [("keep", "judge"), ("use", "base")]
     # With one demonstration there is no other one whose steps are wrong.
-    assert policy.calls[0] == ("finetune", shown, 3)
     assert policy.calls[-2] == ("use", "base")
     _, examples, epochs = policy.calls[-1]
     assert epochs == 3
-    assert examples[:2] == shown
+    assert examples[0] == ("8+1=", "8=1+")
     # One good episode; the bad ones beside it never reach 7 again: 1 3 5 8 8, 1 3 6 8 8 and 3 8 8 8 8.
-    assert examples[2] == ("3+4=", "1=2=4+")
+    assert examples[1] == ("3+4=", "1=2=4+")
     expected = {
         # The judge calls 3 wrong at once: one step back leads to where both part.
         ("3+4=1=3=", "9=2=4+"),
         ("3+4=3=", "9=1=2=4+"),
     }
-    assert set(examples[3:]) == expected
-    assert examples[3:].count(("3+4=1=3=", "9=2=4+")) == 2
+    assert set(examples[2:]) == expected
+    assert examples[2:].count(("3+4=1=3=", "9=2=4+")) == 2
     [(_, judged)] = [call for call in policy.calls if call[0] == "judge"]
     # Each bad episode from where it parts, without the answer to the step; nothing that both share.
     assert "3+4=1=3?" in judged
