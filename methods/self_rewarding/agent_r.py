@@ -51,8 +51,8 @@ class AgentR(PolicyMethod):
     the signal is the world's step back, as often as it takes to where both episodes part, so that what is trained on
     can be played; an episode that has become too long to reach the goal is left out, by the verifier. There, a model
     that follows instructions is asked whether a step is good, bad or uncertain. A policy that cannot be asked learns it
-    from the demonstrations, of which a step is good and another one in its place is bad: with weights of its own, for
-    `judge_epochs` of that took a policy of two layers from 24 % to 21 % in its world. Steps that both episodes share
+    from the demonstrations, of which a step is good and another one in its place is bad, for `judge_epochs` and with
+    weights of its own: judging and acting disturb each other in a policy of two layers. Steps that both episodes share
     are not judged, for they lead to a success; where none is found wrong, tau_bad is the whole episode, as there.
 
     Chosen here: of each tree at most `cutoff` good episodes and pairs, drawn at random; every round trains anew from
