@@ -16,19 +16,17 @@ import numpy as np
 import torch
 from torch import nn
 
-# Imported here, so that the server of forks has it before the first run: it takes seconds.
-from transformers import LlamaConfig, LlamaForCausalLM
-
 from ...suite.bundle import Array, Bundle, BundleFolder
 from ...suite.pretrain import load_weights, reproducible
 from ...suite.protocols import language_model
 from ...suite.protocols.interpreter import Interpreter
 from ...suite.protocols.language_model import CUT_OFF, CharTokenizer, Sampling
-from ...suite.protocols.optimisation import Recipe, half_cosine, make_optimizer
+from ...suite.protocols.optimisation import Recipe, half_cosine
 from ...suite.protocols.policy import PolicyTask, Problems
 from ...suite.registry import register_task
 from ...suite.sandbox import Limits
 from ...suite.seeds import rng
+from .small_model import small_llama, train_epochs
 
 if TYPE_CHECKING:
     from ...suite.data import Data
@@ -106,13 +104,7 @@ class ArithmeticTinyCode(PolicyTask):
         )
 
     def model(self) -> nn.Module:
-        config = LlamaConfig(
-            vocab_size=len(VOCABULARY), hidden_size=64, intermediate_size=128, num_hidden_layers=2,
-            num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=64, tie_word_embeddings=False,
-            pad_token_id=CharTokenizer.pad, bos_token_id=None, eos_token_id=CharTokenizer.stop,
-            attn_implementation="sdpa",
-        )  # fmt: skip
-        return LlamaForCausalLM(config)
+        return small_llama(len(VOCABULARY))
 
     def tokenizer(self) -> CharTokenizer:
         return CharTokenizer(VOCABULARY)
@@ -218,21 +210,5 @@ def train_base() -> nn.Module:
     public = all_problems()
     sequences = language_model.join(task.tokenizer(), task.prompts(public, shown), responses_to(public, shown))
     with reproducible(BASE_SEED):
-        model = task.model().train()
-        optimizer = make_optimizer(task.recipe, model.parameters())
-        draw, device = rng(BASE_SEED, "arithmetic-tiny-code", "base"), torch.device("cpu")
-        size, schedule = BASE_BATCH, half_cosine(0.05)
-        total, step = BASE_EPOCHS * -(-len(sequences) // size), 0
-        for _ in range(BASE_EPOCHS):
-            for chosen in sequences.batches(size, draw):
-                for group in optimizer.param_groups:
-                    group["lr"] = BASE_LR * schedule((step + 0.5) / total)
-                logprobs = language_model.response_logprobs(model, *sequences.batch(chosen, device))
-                tokens = torch.from_numpy(sequences.lengths - sequences.starts)[chosen]
-                loss = language_model.sft_loss(logprobs, tokens, torch.ones(len(chosen)))
-                optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                nn.utils.clip_grad_norm_(model.parameters(), task.recipe.max_norm)
-                optimizer.step()
-                step += 1
-    return model.eval()
+        draw = rng(BASE_SEED, "arithmetic-tiny-code", "base")
+        return train_epochs(task.model(), sequences, task.recipe, BASE_LR, BASE_EPOCHS, BASE_BATCH, draw)

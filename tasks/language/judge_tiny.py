@@ -17,18 +17,16 @@ import numpy as np
 import torch
 from torch import nn
 
-# Imported here, so that the server of forks has it before the first run: it takes seconds.
-from transformers import LlamaConfig, LlamaForCausalLM
-
 from ...suite.bundle import Array, Bundle, BundleFolder
 from ...suite.pretrain import load_weights, reproducible
 from ...suite.protocols import language_model
 from ...suite.protocols.language_model import CharTokenizer, Sampling
-from ...suite.protocols.optimisation import Recipe, half_cosine, make_optimizer
+from ...suite.protocols.optimisation import Recipe, half_cosine
 from ...suite.protocols.policy import PolicyTask, Problems
 from ...suite.registry import register_task
 from ...suite.seeds import rng
 from .judge_smol import both_orders
+from .small_model import BaseTraining, small_llama
 
 if TYPE_CHECKING:
     from ...suite.data import Data
@@ -111,13 +109,7 @@ class JudgeTiny(PolicyTask):
         )
 
     def model(self) -> nn.Module:
-        config = LlamaConfig(
-            vocab_size=len(VOCABULARY), hidden_size=64, intermediate_size=128, num_hidden_layers=2,
-            num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=64, tie_word_embeddings=False,
-            pad_token_id=CharTokenizer.pad, bos_token_id=None, eos_token_id=CharTokenizer.stop,
-            attn_implementation="sdpa",
-        )  # fmt: skip
-        return LlamaForCausalLM(config)
+        return small_llama(len(VOCABULARY))
 
     def tokenizer(self) -> CharTokenizer:
         return CharTokenizer(VOCABULARY)
@@ -237,29 +229,19 @@ def train_base() -> nn.Module:
     task = JudgeTiny()
     with reproducible(BASE_SEED):
         model = task.model().train()
-        optimizer = make_optimizer(task.recipe, model.parameters())
-        draw, device = rng(BASE_SEED, "judge-tiny", "base"), torch.device("cpu")
+        training = BaseTraining(model, task.recipe, BASE_LR, BASE_STEPS)
+        draw = rng(BASE_SEED, "judge-tiny", "base")
         terms, responses = made_pairs(SHOWN + TEST + OTHERS, rng(DATA_SEED, "judge-tiny", "pairs"))
         public = {"terms": terms, "responses": responses}
         private = {"responses": responses, "sums": terms.sum(axis=1, dtype=np.uint8) % RADIX}
         shown = both_orders(np.arange(SHOWN))
         known = (task.prompts(public, shown), task.solutions(private, shown))
-        schedule = half_cosine(0.05)
-        for step in range(BASE_STEPS):
+        for _ in range(BASE_STEPS):
             drawn = draw.choice(len(shown), BASE_BATCH // 4, replace=False).tolist()
             skill = _comparisons(task, BASE_BATCH * 3 // 8, draw)
             prompts, texts = (more + [part[at] for at in drawn] for more, part in zip(skill, known, strict=True))
             sequences = language_model.join(task.tokenizer(), prompts, texts)
-            chosen = np.arange(len(sequences))
-            for group in optimizer.param_groups:
-                group["lr"] = BASE_LR * schedule((step + 0.5) / BASE_STEPS)
-            logprobs = language_model.response_logprobs(model, *sequences.batch(chosen, device))
-            tokens = torch.from_numpy(sequences.lengths - sequences.starts)
-            loss = language_model.sft_loss(logprobs, tokens, torch.ones(len(chosen)))
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(model.parameters(), task.recipe.max_norm)
-            optimizer.step()
+            training.step(sequences, np.arange(len(sequences)))
     return model.eval()
 
 
