@@ -30,8 +30,9 @@ class SFT(PolicyMethod):
 @register_method("sft-matched", family="control", protocol="policy", paper="-")
 @dataclass
 class SFTMatched(PolicyMethod):
-    """Fine-tuning on demonstrations alone, with the steps of self-training: as many examples as it could ever keep.
+    """Fine-tuning on demonstrations alone, with the steps of self-training that keeps one response to every prompt.
 
+    What trains on more of them, or on a critic, a value or both orders of a judgement too, is matched by more `epochs`.
     Every round starts from the first policy, as there, and takes `epochs` passes over as many examples as there are
     demonstrations and prompts of the pool together: whole copies of the demonstrations, the rest of them drawn.
     """
