@@ -231,7 +231,8 @@ class ActiveScorer(AdaptationScorer):
     After the predictions that score a round it answers one query, with the labels that the task's strategy asks for,
     and keeps the account. What was sold is on disk before it is told, and a run that is resumed before a query gets the
     same answer again: no kill can buy another label. The last round counts. The points of the curve stand at the number
-    of labels given out, validation labels included from the round on that first asked for them.
+    of labels given out, validation labels included from the round on that first asked for them. An upper bound's points
+    stand there too, at the labels that it would have bought; the account has all that it was told.
     """
 
     def __init__(self, task: ActiveTask, bundle: BundleFolder, spec: RunSpec, work: Path, permute: int | None) -> None:
@@ -303,7 +304,8 @@ class ActiveScorer(AdaptationScorer):
         labels = np.array([point["x"] for point in self._points])
         accuracy = np.array([point["metrics"]["accuracy"] for point in self._points])
         metrics = outcome.metrics | {"learning_curve_area": learning_curve_area(labels, accuracy)}
-        return replace(outcome, metrics=metrics, given_labels=self._labels_at(rounds))
+        told = len(self._split.unlabeled) - rounds * self._active.query_size if _granted(self._spec, ORACLE) else 0
+        return replace(outcome, metrics=metrics, given_labels=self._labels_at(rounds) + told)
 
 
 def _granted(spec: RunSpec, need: str) -> bool:

@@ -19,8 +19,8 @@ from .context import Context, as_logits
 from .features import forward_with_features
 from .pool import LazyPool
 
-MOVED = ("labeled", "labels", "unlabeled", "labeled_domains", "unlabeled_domains")
-"""The parts of a plan that change when labels are bought."""
+MOVED = ("labeled", "labels", "unlabeled", "labeled_domains", "unlabeled_domains", "oracle")
+"""The parts of a plan that change when labels are bought; `oracle` is in that of an upper bound alone."""
 
 
 class RoundView(View):
@@ -82,11 +82,13 @@ def run_active(
     """Fit a new copy of `method` in each round, send its last predictor's predictions, and buy labels in between.
 
     The passes of a frozen model are charged once; what they leave of the budget is divided equally among the rounds.
+    An upper bound is told the classes of the whole pool at the start: these are counted then, and not when they are
+    bought.
     """
     saved = context.load_checkpoint()
     first, since = 0, None
     if saved is None:
-        meter.counts.labels += len(plan["labels"])
+        meter.counts.labels += len(plan["labels"]) + len(plan.get("oracle", ()))
         with predictor_expected(method, meter):
             charge_cached(task, plan, meter)
     else:
@@ -99,7 +101,7 @@ def run_active(
     for number in range(first, task.rounds + 1):
         since = meter.allot(part, since)
         context.part = (number, task.rounds + 1)
-        moved = {name: torch.from_numpy(np.array(plan[name])) for name in MOVED}
+        moved = {name: torch.from_numpy(np.array(plan[name])) for name in MOVED if name in plan}
         context.kept = {"round": number, "since": since, "plan": moved}
         fitted = dataclasses.replace(method)
         view = RoundView(fitted, task, public, plan, meter, context, needs, number)
@@ -112,7 +114,7 @@ def run_active(
         view.evaluate()
         if number < task.rounds:
             places, labels = view.ask(task.query_features)
-            meter.counts.labels += len(labels)
+            meter.counts.labels += len(labels) if "oracle" not in plan else 0
             plan = extended(plan, places, labels)
 
 
@@ -124,6 +126,8 @@ def extended(plan: Mapping[str, Array], places: Array, labels: Array) -> dict[st
         "labels": np.concatenate([plan["labels"], labels]),
         "unlabeled": np.delete(pool, places),
     }
+    if "oracle" in plan:
+        moved["oracle"] = np.delete(plan["oracle"], places)
     if len(domains):
         moved["labeled_domains"] = np.concatenate([plan["labeled_domains"], domains[places]])
         moved["unlabeled_domains"] = np.delete(domains, places)

@@ -128,7 +128,7 @@ class FineTuned(FewLabels):
     title="TREC questions, thirty labels a class, MiniLM fine-tuned",
     budget={"currency": "passes", "limit": 24000, "wall_seconds": 3600.0, "memory_mb": 8192},
     data=("trec", "minilm"),
-    grants=("norm-layers", "strong-augmentation", "masked-tokens", "test-inputs"),
+    grants=("norm-layers", "strong-augmentation", "masked-tokens", "test-inputs", "oracle-labels"),
     tags=("fine-tuning", "gpu"),
     variants={
         "trec-30-finetune-dropout": {
@@ -163,7 +163,7 @@ class Trec30Finetune(FineTuned, TrecFew):
     title="AG News (the 7,600 test items), five labels a class, MiniLM fine-tuned",
     budget={"currency": "passes", "limit": 60000, "wall_seconds": 7200.0, "memory_mb": 8192},
     data=("ag-news", "minilm"),
-    grants=("norm-layers", "strong-augmentation", "masked-tokens", "test-inputs"),
+    grants=("norm-layers", "strong-augmentation", "masked-tokens", "test-inputs", "oracle-labels"),
     tags=("fine-tuning", "gpu"),
     variants={
         "ag-news-30-finetune": {
@@ -184,7 +184,7 @@ class AgNews5Finetune(FineTuned, AgNewsFew):
     title="20 Newsgroups, thirty labels a class, MiniLM fine-tuned",
     budget={"currency": "passes", "limit": 60000, "wall_seconds": 7200.0, "memory_mb": 8192},
     data=("newsgroups", "minilm"),
-    grants=("norm-layers", "strong-augmentation", "masked-tokens", "test-inputs"),
+    grants=("norm-layers", "strong-augmentation", "masked-tokens", "test-inputs", "oracle-labels"),
     tags=("fine-tuning", "gpu"),
 )
 class NewsgroupsFinetune(FineTuned):

@@ -71,7 +71,7 @@ class _Newsgroups(AdaptationTask):
     title="20 Newsgroups, five labels a class, frozen sentence vectors",
     budget={"currency": "passes", "limit": 400000, "wall_seconds": 300.0},
     data=("newsgroups", "minilm"),
-    grants=("strong-augmentation", "test-inputs"),
+    grants=("strong-augmentation", "test-inputs", "oracle-labels"),
     tags=("frozen-encoder",),
     bundle="newsgroups-few",
 )
@@ -90,7 +90,7 @@ class NewsgroupsFew(FrozenVectors, _Newsgroups):
     title="20 Newsgroups, five labels a class, MiniLM fine-tuned",
     budget={"currency": "passes", "limit": 60000, "wall_seconds": 3600.0, "memory_mb": 8192},
     data=("newsgroups", "minilm"),
-    grants=("norm-layers", "strong-augmentation", "test-inputs"),
+    grants=("norm-layers", "strong-augmentation", "test-inputs", "oracle-labels"),
     tags=("fine-tuning", "gpu"),
     bundle="newsgroups-few",
 )
@@ -126,7 +126,7 @@ class NewsgroupsFewFinetune(_Newsgroups):
     title="20 Newsgroups, two labels a class, frozen sentence vectors",
     budget={"currency": "passes", "limit": 100000, "wall_seconds": 300.0},
     data=("newsgroups", "minilm"),
-    grants=("strong-augmentation", "test-inputs"),
+    grants=("strong-augmentation", "test-inputs", "oracle-labels"),
     tags=("frozen-encoder",),
     bundle="newsgroups-few",
     variants={
@@ -158,7 +158,7 @@ class NewsgroupsFew2(ZeroHead, _Newsgroups):
     title="20 Newsgroups, active learning: 130 labels by breaking ties, frozen sentence vectors",
     budget={"currency": "passes", "limit": 400000, "wall_seconds": 600.0},
     data=("newsgroups", "minilm"),
-    grants=("strong-augmentation",),
+    grants=("strong-augmentation", "oracle-labels"),
     tags=("frozen-encoder", "active-learning"),
     bundle="newsgroups-few",
     variants={

@@ -150,7 +150,7 @@ class OfSet(FineTuned):
     title="IMDB reviews, ten labels a class, BERT fine-tuned",
     budget={"currency": "passes", "limit": 3700000, "wall_seconds": 172800.0},
     data=("imdb", "bert-base-uncased"),
-    grants=("norm-layers", "strong-augmentation", "masked-tokens", "test-inputs"),
+    grants=("norm-layers", "strong-augmentation", "masked-tokens", "test-inputs", "oracle-labels"),
     tags=("fine-tuning", "gpu"),
     bundle="imdb-bert-base-uncased",
     preset="usb",
@@ -238,7 +238,7 @@ class UsbTexts(OfSet):
     title="SST-2, ten labels a class, RoBERTa fine-tuned by a prompt",
     budget={"currency": "passes", "limit": 640000, "wall_seconds": 172800.0},
     data=("sst-2", "roberta-large"),
-    grants=("norm-layers", "strong-augmentation", "masked-tokens", "test-inputs"),
+    grants=("norm-layers", "strong-augmentation", "masked-tokens", "test-inputs", "oracle-labels"),
     tags=("fine-tuning", "prompt", "gpu"),
     bundle="sst-2-roberta-large",
     variants={

@@ -21,12 +21,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from selfbench import AdaptationMethod
+from selfbench.methods.baselines.oracle_labels import OracleLabels
 from selfbench.methods.baselines.supervised import Supervised
 from selfbench.methods.self_training.hast import Hast
 from selfbench.suite import registry
 from selfbench.suite.bundle import BundleFolder
 from selfbench.suite.errors import BudgetExhausted, MethodError
 from selfbench.suite.meter import Counts, Meter
+from selfbench.suite.needs import ORACLE
 from selfbench.suite.prepare import build
 from selfbench.suite.protocols.active import ActiveTask, learning_curve_area
 from selfbench.suite.protocols.active_loop import RoundView, extended, run_active
@@ -434,8 +436,63 @@ def test_what_is_bought_takes_its_domain_along() -> None:
         "labeled": [5, 12, 10], "labels": [1, 4, 3], "labeled_domains": [7, 2, 0],
         "unlabeled": [11, 13], "unlabeled_domains": [1, 3], "test": [20],
     }  # fmt: skip
+    assert extended(plan | {"oracle": np.array([6, 7, 8, 9])}, [2, 0], [4, 3])["oracle"].tolist() == [7, 9]
     none = extended(plan | {name: np.empty(0, int) for name in ("labeled_domains", "unlabeled_domains")}, [1], [0])
     assert len(none["labeled_domains"]) == len(none["unlabeled_domains"]) == 0
+
+
+@dataclass
+class WatchedOracle(OracleLabels):
+    """The upper bound; what each of its rounds was told of the pool goes into `seen`, which no round forgets."""
+
+    seen: list[Any] = field(default_factory=list)
+
+    def setup(self, model: nn.Module, view: Any) -> None:
+        super().setup(model, view)
+        self.seen.append((view.labels.clone(), view.unlabeled.clone(), view.unlabeled_labels.clone()))
+
+
+@pytest.fixture
+def upper_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scorer takes the method that is played for one that has declared `oracle-labels`."""
+    monkeypatch.setattr("selfbench.suite.scorer._granted", lambda spec, need: need == ORACLE)
+
+
+@pytest.mark.usefixtures("upper_bound")
+def test_an_upper_bound_is_told_the_pool_that_is_left_and_its_labels_are_counted_once(
+    play: Play, toy: tuple[ActiveTask, BundleFolder]
+) -> None:
+    task, bundle = toy
+    method = WatchedOracle(ratio=1)
+    played = play(method)
+    labels, pool = bundle.private()["labels"], played.scorer._split.unlabeled
+    assert len(method.seen) == ROUNDS + 1
+    for number, (y, rest, told) in enumerate(method.seen):
+        assert len(y) == START + number * SIZE
+        assert torch.equal(rest, task.inputs(bundle.public(), pool))
+        assert told.tolist() == labels[pool].tolist()
+        if number < ROUNDS:
+            pool = np.delete(pool, played.bought[number][0])
+    assert played.counts.labels == 400 - VALIDATION == played.outcome.given_labels
+    assert [point.x for point in played.outcome.curve] == [12.0, 17.0, 22.0, 27.0]
+
+
+@pytest.mark.usefixtures("upper_bound")
+@pytest.mark.parametrize("stop_after", [9, 24])
+def test_an_upper_bound_that_is_killed_goes_on_bit_equal(play: Play, stop_after: int) -> None:
+    whole = play(OracleLabels(ratio=1), folder="whole", limit=8000)
+    killed = play(OracleLabels(ratio=1), stop_after=stop_after, checkpoints=0, limit=8000)
+    assert killed.outcome is None
+    resumed = play(OracleLabels(ratio=1), limit=8000)
+    assert (resumed.resumed, resumed.outcome) == (1, whole.outcome)
+    assert resumed.counts == dataclasses.replace(whole.counts, seconds=resumed.counts.seconds)
+
+
+@pytest.mark.usefixtures("upper_bound")
+def test_an_upper_bound_of_weight_zero_is_the_supervised_baseline(play: Play) -> None:
+    zero, baseline = play(OracleLabels(weight=0.0), folder="zero"), play(Supervised(), folder="baseline")
+    for mine, theirs in zip(zero.logits, baseline.logits, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
 
 
 def test_a_part_of_the_budget_ends_and_the_next_begins() -> None:
@@ -514,5 +571,7 @@ def test_every_adaptation_method_runs_unchanged(campaign: Any) -> None:
     assert not summary.lost
     failed = {record.spec.method.name: record.reason for record in summary.finished if record.status != "ok"}
     assert not failed
-    assert {record.cost.labels for record in summary.finished} == {START + ROUNDS * SIZE}
+    labels = {record.spec.method.name: record.cost.labels for record in summary.finished}
+    assert labels.pop("oracle-labels") == 400 - VALIDATION
+    assert set(labels.values()) == {START + ROUNDS * SIZE}
     assert all(len(record.curve) == ROUNDS + 1 for record in summary.finished)

@@ -117,7 +117,7 @@ class ToyAdaptation(AdaptationTask):
     title="Toy active learning",
     budget={"currency": "passes", "limit": 12000, "wall_seconds": 60, "memory_mb": 2048},
     data=(),
-    grants=("strong-augmentation",),
+    grants=("strong-augmentation", "oracle-labels"),
 )
 class ToyActive(ActiveTask, ToyAdaptation):
     """The blobs of `toy-adaptation`: three queries of five labels, where the predictor is least sure."""
