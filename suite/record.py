@@ -76,6 +76,7 @@ class Record(Frozen):
 
     `metrics` holds one number per metric over the whole evaluation set, `groups` the same by domain or class,
     `primary` the metric that ranks. `diagnostics` are computed by the scorer and were never shown to the method.
+    `data_facts` are counts of what the parts of the task's data share or repeat (`data_facts.py`).
     """
 
     schema_version: int = RECORD_VERSION
@@ -89,6 +90,7 @@ class Record(Frozen):
     groups: dict[str, dict[str, float]] = Field(default_factory=dict)
     curve: list[Point] = Field(default_factory=list)
     diagnostics: dict[str, float] = Field(default_factory=dict)
+    data_facts: dict[str, int | float] = Field(default_factory=dict)
     budget_used_up: bool = False
     predictions_sha256: str | None = None
     cost: Cost = Cost()

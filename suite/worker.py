@@ -28,6 +28,7 @@ from pydantic import Field, ValidationError
 
 from . import registry
 from .bundle import BundleFolder, source_key
+from .data_facts import data_facts
 from .errors import BudgetExhausted, MethodError, SelfbenchError
 from .files import locked
 from .job import BUSY, IO_ERROR, Job
@@ -319,7 +320,8 @@ def _record(
     cost = tally.model_dump(include=set(Cost.model_fields))
     cost["labels"] += outcome.extra_labels if outcome else 0
     cost["setup_seconds"] = max(0.0, seconds - tally.seconds)
-    cost["preparation_seconds"] = float(bundle.facts.get("preparation_seconds", 0.0))
+    facts = bundle.facts
+    cost["preparation_seconds"] = float(facts.get("preparation_seconds", 0.0))
     method_entry, task_entry = registry.get("method", spec.method.name), registry.get("task", spec.task.name)
     return Record(
         run_id=spec.run_id,
@@ -332,6 +334,7 @@ def _record(
         groups=outcome.groups if outcome else {},
         curve=outcome.curve if outcome else [],
         diagnostics=outcome.diagnostics if outcome else {},
+        data_facts=data_facts(facts),
         budget_used_up=tally.ended,
         predictions_sha256=outcome.predictions_sha256 if outcome else None,
         cost=Cost.model_validate(cost),

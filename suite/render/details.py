@@ -95,6 +95,12 @@ def heat(board: TaskBoard, records: Records, metric: Metric) -> Heat | None:
     return Heat(name, domains, tuple(HeatRow(score, _cells(means, domains, tint, sign)) for score, means in rows))
 
 
+def data_facts(records: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """The facts of the data in the newest of the records that say any; earlier ones did not."""
+    said = [record for record in records if record.get("data_facts")]
+    return dict(max(said, key=lambda record: record["provenance"]["created"])["data_facts"]) if said else {}
+
+
 def other_metrics(board: TaskBoard, records: Records) -> OtherMetrics | None:
     """What the records hold beside the primary metric, or None where that is nothing."""
     primary = board.field.condition.primary

@@ -19,6 +19,7 @@ from ..board.export import board_data, boards_csv, json_text, suite_data
 from ..board.formats import compact, slug
 from ..board.scores import Score, TaskBoard
 from ..board.suites import SuiteBoard
+from ..data_facts import sentences
 from ..needs import NEEDS
 from ..registry import Entry
 from ..store import Summary, read_bodies
@@ -153,13 +154,26 @@ class Pages:
         ]
         path, known = f"tasks/{name}.html", self._references(task)
         prepared = max((section["prepared"] for section in sections), default=0.0)
-        doc = paragraphs(task.entry)
+        shared = {name: number for section in sections for name, number in section["data_facts"].items()}
         yield self._page(
-            path, "task.html", "tasks", task=task, sections=sections, doc=doc, references=known, prepared=prepared
+            path,
+            "task.html",
+            "tasks",
+            task=task,
+            sections=sections,
+            doc=paragraphs(task.entry),
+            references=known,
+            prepared=prepared,
+            data_facts=sentences(shared or self._facts_of_loose(task)),
         )
         boards = [*(board for _, board in task.boards), *task.loose]
         yield Page(f"data/task-{name}.csv", boards_csv(boards))
         yield Page(f"data/task-{name}.json", json_text([board_data(board) for board in boards]))
+
+    def _facts_of_loose(self, task: TaskView) -> dict[str, float]:
+        """The facts of the data that the runs outside of all suites say."""
+        wanted = [run for board in task.loose for run in details.wanted(board)]
+        return details.data_facts(map(from_json, read_bodies(self.index, wanted).values()))
 
     def _references(self, task: TaskView) -> list[references.PanelPlots]:
         """The plots of the task's family beside what is known of it; none where the task declares none."""
@@ -190,6 +204,7 @@ class Pages:
             "span": span,
             "over_labels": labels,
             "prepared": max((r["cost"].get("preparation_seconds", 0.0) for r in records.values()), default=0.0),
+            "data_facts": details.data_facts(records.values()),
             "heat": details.heat(board, records, metric),
             "others": details.other_metrics(board, records),
         }

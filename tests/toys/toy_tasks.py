@@ -87,7 +87,7 @@ class ToyAdaptation(AdaptationTask):
 
     def build(self, data) -> Bundle:
         x, y = blobs(N, 1)
-        return Bundle({"x": x}, {"labels": y})
+        return Bundle({"x": x}, {"labels": y}, facts={"train_in_test": 11, "train_repeats": 0, "blobs": N})
 
     def model(self) -> nn.Module:
         return nn.Sequential(network(), nn.Dropout(0.1), nn.Linear(3, 3))

@@ -13,6 +13,7 @@ import pytest
 from selfbench.suite import registry
 from selfbench.suite.bundle import BundleFolder, write_bundle
 from selfbench.suite.data import Data
+from selfbench.suite.data_facts import data_facts, sentences
 from selfbench.suite.errors import DataMissing
 from selfbench.suite.places import data_folder
 from selfbench.tasks.text import few_labels
@@ -122,6 +123,12 @@ def test_the_bundle_keeps_texts_and_labels_together(tmp_path: Path, monkeypatch:
     assert bundle.facts["train_contradicting"] == 2
     assert all("test" not in text for text in seen[:119])
     assert all("test" in text for text in seen[119:])
+    assert sentences(data_facts(bundle.facts)) == [
+        "0 training texts are also test texts",
+        "0 training texts repeat another one",
+        "2 training texts have two classes; left out of the training part",
+        "0 test texts repeat another one",
+    ]
     # In an order that tells no class.
     assert np.mean([a == b for a, b in itertools.pairwise(labels[:119])]) < 0.5
 
@@ -145,6 +152,9 @@ def test_the_real_texts_are_as_many_as_published(real: tuple[FewLabels, BundleFo
     names = ("train_texts", "test_texts", "train_in_test", "train_contradicting", "train_repeats")
     assert tuple(facts[name] for name in names) == REAL[task.name]
     assert facts["classes"] == list(task.classes)
+    said = sentences(data_facts(facts))[0]
+    assert said.startswith(f"{facts['train_in_test']} training texts are also test texts")
+    assert said.endswith("; left out of the training part") == bool(facts["train_in_test"])
 
 
 def test_the_split_is_as_declared(real: tuple[FewLabels, BundleFolder]) -> None:
