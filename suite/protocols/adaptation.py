@@ -133,6 +133,13 @@ class AdaptationTask:
         """The strong augmentation of a batch; a task that has one grants `strong-augmentation`."""
         raise NotImplementedError
 
+    def strong_inputs(self, public: Mapping[str, Array], indices: Array) -> Tensor:
+        """What `strong` is given of labelled or unlabelled examples, (B, ...): by default their inputs.
+
+        A task whose strong views were made beforehand, such as translations, hands them out here; a pure function.
+        """
+        return self.inputs(public, indices)
+
     def vocabulary(self) -> Vocabulary:
         """The token ids of a task that grants `masked-tokens`."""
         raise NotImplementedError

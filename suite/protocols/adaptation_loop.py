@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from ..errors import BudgetExhausted, MethodError
 from ..meter import Meter
 from ..needs import TRANSDUCTIVE
 from ..seeds import derive, rng
-from .adaptation import EVALUATED, AdaptationMethod, AdaptationTask, Batch, LabeledBatch
+from .adaptation import EVALUATED, AdaptationMethod, AdaptationTask, Augmentation, Batch, LabeledBatch
 from .context import Context, autocast
 from .label_free import label_free_scores
 from .optimisation import make_optimizer
@@ -60,6 +60,10 @@ class View:
         self.labeled = _examples(task, public, plan["labeled"], self.device)
         self.labels = torch.from_numpy(np.array(plan["labels"])).to(self.device)
         self.unlabeled = _examples(task, public, plan["unlabeled"], self.device)
+        self._strong_inputs = {}
+        if type(task).strong_inputs is not AdaptationTask.strong_inputs:
+            for name in ("labeled", "unlabeled"):
+                self._strong_inputs[name] = _examples(task, public, plan[name], self.device, task.strong_inputs)
         self.labeled_domains, self.unlabeled_domains = (
             torch.from_numpy(np.array(plan[name][: None if "domains" in needs else 0])).to(self.device)
             for name in ("labeled_domains", "unlabeled_domains")
@@ -185,7 +189,7 @@ class View:
             self.labeled[chosen],
             self.labels[chosen],
             self.task.weak,
-            self.task.strong,
+            self._strong(chosen, "labeled"),
             self._generators(step, "labeled"),
             chosen,
             self.labeled_domains[chosen] if len(self.labeled_domains) else None,
@@ -196,11 +200,17 @@ class View:
         return Batch(
             self.unlabeled[chosen],
             self.task.weak,
-            self.task.strong,
+            self._strong(chosen, "unlabeled"),
             self._generators(step, "unlabeled"),
             chosen,
             self.unlabeled_domains[chosen] if len(self.unlabeled_domains) else None,
         )
+
+    def _strong(self, chosen: Tensor, name: str) -> Augmentation:
+        """The strong view of the examples `chosen`: of their inputs, or of what the task has made beforehand."""
+        if name not in self._strong_inputs:
+            return self.task.strong
+        return lambda _, generator: self.task.strong(self._strong_inputs[name][chosen], generator)
 
     def _chosen(self, n: int, of: Tensor, step: int, size: int, domains: int, name: str) -> Tensor:
         if domains and len(of):
@@ -333,11 +343,17 @@ def start(method: AdaptationMethod, view: View) -> None:
 
 
 def _examples(
-    task: AdaptationTask, public: Mapping[str, Array], indices: Array, device: torch.device
+    task: AdaptationTask,
+    public: Mapping[str, Array],
+    indices: Array,
+    device: torch.device,
+    inputs: Callable[[Mapping[str, Array], Array], Tensor] | None = None,
 ) -> Tensor | LazyPool:
+    """The examples at `indices` as `task.inputs`, or the given `inputs`, makes them."""
+    make = functools.partial(inputs or task.inputs, public)
     if task.lazy:
-        return LazyPool(functools.partial(task.inputs, public), indices, device, task.evaluation_batch)
-    return task.inputs(public, indices).to(device)
+        return LazyPool(make, indices, device, task.evaluation_batch)
+    return make(indices).to(device)
 
 
 class _Average:

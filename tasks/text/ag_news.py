@@ -52,12 +52,16 @@ class AgNewsFew(FewLabels):
     n_classes: ClassVar[int] = len(classes)
     length: ClassVar[int] = 96
 
-    def read(self, data: Data) -> tuple[list[Labelled], list[Labelled]]:
+    def items(self, data: Data) -> list[Labelled]:
+        """The published test items in their order."""
         numbers = [str(1 + number) for number in range(len(self.classes))]
-        items = [
+        return [
             (self.classes[int(row.one_of("class", numbers)) - 1], f"{row.text('title')} {row.text('description')}")
             for row in read_csv(data.file("ag-news", "test.csv"), ("class", "title", "description"))
         ]
+
+    def read(self, data: Data) -> tuple[list[Labelled], list[Labelled]]:
+        items = self.items(data)
         draw = rng(SPLIT_SEED, self.name, "test")
         members = [np.flatnonzero([label == name for label, _ in items]) for name in self.classes]
         test = {int(index) for part in members for index in draw.permutation(part)[:TEST_PER_CLASS]}

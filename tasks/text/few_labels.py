@@ -42,23 +42,31 @@ class FewLabels(ZeroHead):
         """The training and the test part."""
         raise NotImplementedError
 
-    def build(self, data: Data) -> Bundle:
-        """Public arrays: see `encode`; the training texts in an order drawn once, then the test texts likewise."""
+    def strong_arrays(self, data: Data, texts: Sequence[str]) -> dict[str, Array]:
+        """Public arrays of strong views of the training `texts` that were made beforehand; by default there are none.
+
+        Those of `texts[i]` are at the number i of the example.
+        """
+        return {}
+
+    def texts(self, data: Data) -> tuple[list[Labelled], dict[str, Any]]:
+        """The training texts in an order drawn once, then the test texts likewise, and facts about them."""
         train, test = self.read(data)
         kept, removed = without_repeats(train, test)
         draw = rng(ORDER_SEED, self.name, "order")
         chosen = [part[index] for part in (kept, test) for index in draw.permutation(len(part))]
-        public, facts = encode(data, [text for _, text in chosen], self.length, self.tell)
+        facts = {"classes": list(self.classes), "train_texts": len(kept), "test_texts": len(test), **removed}
+        return chosen, facts
+
+    def build(self, data: Data) -> Bundle:
+        """Public arrays: see `encode` and `strong_arrays`; examples in the order of `texts`."""
+        chosen, facts = self.texts(data)
+        texts = [text for _, text in chosen]
+        public, encoded = encode(data, texts, self.length, self.tell)
         return Bundle(
-            public=public,
+            public=public | self.strong_arrays(data, texts[: facts["train_texts"]]),
             private={"labels": np.array([self.classes.index(label) for label, _ in chosen], dtype=np.int64)},
-            facts={
-                "classes": list(self.classes),
-                "train_texts": len(kept),
-                "test_texts": len(test),
-                **removed,
-                **facts,
-            },
+            facts=facts | encoded,
         )
 
     def split(self, bundle: BundleFolder, seed: int) -> Split:

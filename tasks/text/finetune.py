@@ -19,14 +19,13 @@ from ...suite.places import data_folder
 from ...suite.protocols.adaptation import Recipe, Vocabulary
 from ...suite.protocols.optimisation import half_cosine
 from ...suite.registry import register_task
-from ...suite.seeds import rng
 from .ag_news import AgNewsFew
 from .encoders import Marks, Tokens, drop_words, language_model, padded, text_model, texts_to_tokens
-from .few_labels import ORDER_SEED, FewLabels, Labelled, without_repeats
+from .few_labels import FewLabels, Labelled
 from .newsgroups import TRAIN_PER_CLASS, choose, read_texts
 from .trec import TrecFew
 
-VIEWS: Mapping[str, tuple[float, float]] = {"words": (0.1, 0.5), "dropout": (0.0, 0.0)}
+VIEWS: Mapping[str, tuple[float, float]] = {"words": (0.1, 0.5), "dropout": (0.0, 0.0), "back-translation": (0.0, 0.0)}
 """Shares of the words that are left out of the weak and of the strong view."""
 
 
@@ -39,8 +38,9 @@ class FineTuned(FewLabels):
 
     `views` says how texts are changed: "words" leaves out a tenth of them in the weak view and half in the strong one;
     "dropout" changes none, so that views differ by the encoder's own dropout alone, as in SimCSE (Gao et al. 2021,
-    arXiv:2104.08821). The classifier begins at zero; the encoder's vectors have the length 20, which is to say that the
-    head learns twenty times as fast as it would on vectors of length 1.
+    arXiv:2104.08821); with "back-translation" (`back_translation.py`) the strong view is a translation of the text and
+    back that was made beforehand, and the weak view the text. The classifier begins at zero; the encoder's vectors have
+    the length 20, which is to say that the head learns twenty times as fast as it would on vectors of length 1.
     """
 
     encoder: ClassVar[str] = "minilm"
@@ -81,22 +81,16 @@ class FineTuned(FewLabels):
         return language_model(Data(data_folder()), self.tokenizer, model)
 
     def build(self, data: Data) -> Bundle:
-        train, test = self.read(data)
-        kept, removed = without_repeats(train, test)
-        draw = rng(ORDER_SEED, self.name, "order")
-        chosen = [part[index] for part in (kept, test) for index in draw.permutation(len(part))]
-        tokens = Tokens(data, self.encoder)
-        public = texts_to_tokens(tokens, [text for _, text in chosen], self.length, self.template, self.tell)
+        chosen, facts = self.texts(data)
+        texts = [text for _, text in chosen]
+        public = texts_to_tokens(Tokens(data, self.encoder), texts, self.length, self.template, self.tell)
         lengths = np.diff(public["offsets"])
         number = {label: at for at, label in enumerate(self.classes)}
         return Bundle(
-            public=public,
+            public=public | self.strong_arrays(data, texts[: facts["train_texts"]]),
             private={"labels": np.array([number[label] for label, _ in chosen], dtype=np.int64)},
-            facts={
-                "classes": list(self.classes),
-                "train_texts": len(kept),
-                "test_texts": len(test),
-                **removed,
+            facts=facts
+            | {
                 "tokens_per_text": round(float(lengths.mean()), 1),
                 "cut_texts": int((lengths >= self.length).sum()),
             },

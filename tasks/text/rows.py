@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ...suite.errors import DataMissing, did_you_mean
 
@@ -114,6 +116,25 @@ def numbered_lines(path: Path, encoding: str) -> Iterator[tuple[int, str]]:
             yield number, line
     if number == 0:
         raise DataMissing(f"{path} is empty. {REMEDY}")
+
+
+def read_json(path: Path) -> Any:
+    """The whole of a JSON file. Raises `DataMissing` where it is not there, no JSON, or an object has a key twice."""
+    try:
+        return json.loads(path.read_bytes().decode("utf-8-sig"), object_pairs_hook=_keys_once)
+    except OSError as error:
+        raise DataMissing(f"{path} cannot be read: {error.strerror}. {REMEDY}") from None
+    except (UnicodeDecodeError, ValueError) as error:
+        raise DataMissing(f"{path} is no JSON ({error}). {REMEDY}") from None
+
+
+def _keys_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key '{twice}' comes twice in one object")
+    return found
 
 
 def _is_utf8(raw: bytes) -> bool:

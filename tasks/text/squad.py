@@ -6,12 +6,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...suite.errors import DataMissing
-from .rows import REMEDY, row_error
+from .rows import REMEDY, read_json, row_error
 
 
 class Question(NamedTuple):
@@ -29,12 +28,7 @@ def read_squad(path: Path, learned: bool = True) -> list[Question]:
     Raises `DataMissing` where the file is not there or no JSON, a key is missing or of another kind, a text is empty,
     an id comes twice, an answer lies outside of its context, or, where places are `learned`, is not what stands there.
     """
-    try:
-        whole = json.loads(path.read_bytes().decode("utf-8-sig"))
-    except OSError as error:
-        raise DataMissing(f"{path} cannot be read: {error.strerror}. {REMEDY}") from None
-    except (UnicodeDecodeError, ValueError) as error:
-        raise DataMissing(f"{path} is no JSON ({error}). {REMEDY}") from None
+    whole = read_json(path)
     found: list[Question] = []
     ids: set[str] = set()
     for article in _list(path, 1, whole, "data"):

@@ -89,7 +89,7 @@ def _parquet(path: Path, columns: Sequence[str]) -> Iterator[Row]:
         file = parquet.ParquetFile(path)
         known = [column for column in columns if column in file.schema_arrow.names]
         if len(known) < len(columns):
-            _cells(path, 1, dict.fromkeys(file.schema_arrow.names), columns)
+            _cells(path, 1, dict.fromkeys(file.schema_arrow.names, ""), columns)
         for batch in file.iter_batches(columns=known):
             for found in batch.to_pylist():
                 number += 1

@@ -315,7 +315,7 @@ def test_the_track_is_part_of_a_tasks_identity() -> None:
     tracks = {name: {"frozen-encoder", "fine-tuning"} & set(entry.options["tags"]) for name, entry in entries.items()}
     fine = {name for name, track in tracks.items() if "fine-tuning" in track}
     assert not any(len(track) > 1 for track in tracks.values())
-    assert all(name.endswith(("-finetune", "-dropout")) for name in fine)
+    assert all(name.endswith(("-finetune", "-dropout", "-back-translation")) for name in fine)
     assert {"trec-30-finetune", "ag-news-5-finetune", "ag-news-30-finetune", "newsgroups-finetune"} <= fine
     for name, entry in entries.items():
         if entry.file.stem == "sets":
