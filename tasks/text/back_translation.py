@@ -183,7 +183,7 @@ class _AgNewsTranslations(BackTranslated, AgNewsFew):
     title="TREC questions, five labels a class, frozen sentence vectors, views by back-translation",
     budget={"currency": "passes", "limit": 100000, "wall_seconds": 300.0},
     data=("trec", "trec-back-translation", "minilm"),
-    grants=("strong-augmentation",),
+    grants=("strong-augmentation", "oracle-labels"),
     tags=("frozen-encoder",),
 )
 class TrecFewBackTranslation(_TrecTranslations, TranslatedVectors):
@@ -201,7 +201,7 @@ class TrecFewBackTranslation(_TrecTranslations, TranslatedVectors):
     title="AG News (the 7,600 test items), five labels a class, frozen sentence vectors, views by back-translation",
     budget={"currency": "passes", "limit": 100000, "wall_seconds": 300.0},
     data=("ag-news", "ag-news-back-translation", "minilm"),
-    grants=("strong-augmentation",),
+    grants=("strong-augmentation", "oracle-labels"),
     tags=("frozen-encoder",),
 )
 class AgNewsFewBackTranslation(_AgNewsTranslations, TranslatedVectors):
@@ -216,7 +216,7 @@ class AgNewsFewBackTranslation(_AgNewsTranslations, TranslatedVectors):
     title="TREC questions, thirty labels a class, MiniLM fine-tuned, views by back-translation",
     budget={"currency": "passes", "limit": 24000, "wall_seconds": 3600.0, "memory_mb": 8192},
     data=("trec", "trec-back-translation", "minilm"),
-    grants=("norm-layers", "strong-augmentation", "masked-tokens", "test-inputs"),
+    grants=("norm-layers", "strong-augmentation", "masked-tokens", "test-inputs", "oracle-labels"),
     tags=("fine-tuning", "gpu"),
     variants={
         "trec-10-finetune-back-translation": {
@@ -241,7 +241,7 @@ class TrecBackTranslation(_TrecTranslations, TranslatedTokens, Trec30Finetune):
     title="AG News (the 7,600 test items), five labels a class, MiniLM fine-tuned, views by back-translation",
     budget={"currency": "passes", "limit": 60000, "wall_seconds": 7200.0, "memory_mb": 8192},
     data=("ag-news", "ag-news-back-translation", "minilm"),
-    grants=("norm-layers", "strong-augmentation", "masked-tokens", "test-inputs"),
+    grants=("norm-layers", "strong-augmentation", "masked-tokens", "test-inputs", "oracle-labels"),
     tags=("fine-tuning", "gpu"),
     variants={
         "ag-news-30-finetune-back-translation": {
@@ -263,7 +263,7 @@ class AgNewsBackTranslation(_AgNewsTranslations, TranslatedTokens, AgNews5Finetu
     title="USB's IMDB reviews, ten labels a class, BERT fine-tuned, views by back-translation",
     budget={"currency": "passes", "limit": 3700000, "wall_seconds": 172800.0},
     data=("usb-imdb", "bert-base-uncased"),
-    grants=("norm-layers", "strong-augmentation", "masked-tokens", "test-inputs"),
+    grants=("norm-layers", "strong-augmentation", "masked-tokens", "test-inputs", "oracle-labels"),
     tags=("fine-tuning", "gpu"),
     bundle="usb-imdb-bert-base-uncased",
     preset="usb",
