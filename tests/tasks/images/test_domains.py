@@ -193,7 +193,7 @@ def test_every_method_that_fits_runs(
 ) -> None:
     task = miniature("pacs-from-photo")
     folder = built(task, at_home, tmp_path / "bundle")
-    outcome = play(method.load()(**method.params()), task, folder, limit=700.0)
+    outcome = play(method.load()(**method.params()), task, folder, limit=700.0, name=method.name)
     assert 0.0 <= outcome.metrics["error"] <= 1.0
 
 
