@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-_WRITERS = ("output.dense", "out_lin", "lin2")
-"""What the layers are called that write into the residual stream, in BERT and RoBERTa, and in DistilBERT."""
+_WRITERS = ("output.dense", "out_lin", "lin2", "attn.o", "attention.dense", "ffn_output", "attn.Wo", "mlp.Wo")
+"""What the layers are called that write into the residual stream, in BERT, RoBERTa, DeBERTa and ELECTRA, in DistilBERT,
+for attention in MPNet, in ALBERT, and in ModernBERT.
+"""
 
 
 class Adapted(nn.Module):

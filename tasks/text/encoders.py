@@ -303,7 +303,7 @@ class PromptClassifier(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.transform = transform
-        self.head = nn.Linear(encoder.width, len(words))
+        self.head = nn.Linear(decoder.in_features, len(words))
         with torch.no_grad():
             self.head.weight.copy_(decoder.weight[list(words)])
             self.head.bias.copy_(decoder.bias[list(words)])
@@ -337,10 +337,13 @@ class LanguageModel(nn.Module):
 
 
 def language_model(data: Data, tokens: Tokens, classifier: TextClassifier | PromptClassifier) -> LanguageModel:
-    """The language model on the encoder of `classifier`: what trains the one trains the other."""
+    """The language model on the encoder of `classifier`: what trains the one trains the other.
+
+    Raises `DataMissing` for a type of encoder whose output layer is not known here.
+    """
     if tokens.name == "minilm":
         return LanguageModel(classifier.encoder)
-    _, transform, decoder = output_layer(pretrained(data, tokens.name))
+    transform, decoder = output_layer(pretrained(data, tokens.name))
     if isinstance(classifier, PromptClassifier):
         transform = classifier.transform
     return LanguageModel(classifier.encoder, transform, decoder.bias)
@@ -352,53 +355,86 @@ def text_model(
     """The encoder that `tokens` belong to, with a classifier: the label `words` of its output layer, or else a head.
 
     Without `trained_embeddings` the word embeddings stay as they are, half of a small encoder's weights. Raises
-    `DataMissing` where files are missing, `ValueError` for label words of several tokens.
+    `DataMissing` where files are missing, or, with `words`, for a type of encoder whose output layer is not known here;
+    `ValueError` for label words of several tokens.
     """
     model: nn.Module
     if words:
-        base, transform, decoder = output_layer(pretrained(data, tokens.name))
+        whole = pretrained(data, tokens.name, prompted=True)
+        transform, decoder = output_layer(whole)
         numbers = [tokens.word(word) for word in words]
-        model = PromptClassifier(TextEncoder(base, tokens.marks, "mask"), transform, decoder, numbers)
+        encoder = TextEncoder(whole.base_model, tokens.marks, "mask")
+        model = PromptClassifier(encoder, transform, decoder, numbers)
     else:
-        net = load_encoder(data) if tokens.name == "minilm" else output_layer(pretrained(data, tokens.name))[0]
-        model = TextClassifier(TextEncoder(net, tokens.marks, pooling), n_classes)
+        model = TextClassifier(TextEncoder(bare_encoder(data, tokens.name), tokens.marks, pooling), n_classes)
     model.encoder.word_embeddings().requires_grad_(trained_embeddings)
     return model
 
 
-def pretrained(data: Data, name: str) -> nn.Module:
-    """The masked language model of the files of `name`, without a network. Without weights of its own for it, its
-    output layer is random.
+def bare_encoder(data: Data, name: str) -> nn.Module:
+    """The encoder of the files of `name`, of any type of `transformers`, without what may stand on it; in eval mode."""
+    if name == "minilm":
+        return load_encoder(data)
+    net: nn.Module = pretrained(data, name).base_model
+    return net
+
+
+def pretrained(data: Data, name: str, prompted: bool = False) -> Any:
+    """The masked language model of the files of `name`, without a network, in eval mode. Without weights of its own for
+    it, its output layer is random; where it is `prompted`, `DataMissing` is raised. Of a type that has no such model in
+    `transformers`, the encoder alone.
     """
-    from transformers import AutoModelForMaskedLM
+    from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoConfig, AutoModel, AutoModelForMaskedLM
     from transformers.utils import logging as library_logging
 
     logging: Any = library_logging
 
     folder = data.file(name, "config.json").parent
     data.file(name, "model.safetensors")
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    of_type: Any = AutoModelForMaskedLM if type(config) in MODEL_FOR_MASKED_LM_MAPPING else AutoModel
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     # What of the files is not used, and how fast they are read, would stand in the log of every run.
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        net = AutoModelForMaskedLM.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+        net, found = of_type.from_pretrained(
+            folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
+        )
     finally:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
-    return net.eval()  # type: ignore[no-any-return]
+    if prompted and found["missing_keys"]:
+        raise DataMissing(
+            f"{folder / 'model.safetensors'} lacks weights that a prompt needs, of the output layer of the type "
+            f"'{config.model_type}': {', '.join(sorted(found['missing_keys'])[:4])}."
+        )
+    return net.eval()
 
 
-def output_layer(net: Any) -> tuple[nn.Module, nn.Module, nn.Linear]:
-    """Of a masked language model: its encoder, what stands between the states and the decoder, and the decoder."""
-    if hasattr(net, "cls"):
-        head = net.cls.predictions
-        return net.bert, head.transform, head.decoder
-    if hasattr(net, "lm_head"):
+def output_layer(net: Any) -> tuple[nn.Module, nn.Linear]:
+    """Of a masked language model: what stands between its encoder's states and the decoder, and the decoder.
+
+    Raises `DataMissing` for types whose layers are not known here; a linear head does not need them.
+    """
+    kind = net.config.model_type
+    if kind in ("bert", "deberta", "deberta-v2") and hasattr(net, "cls"):
+        return net.cls.predictions.transform, net.cls.predictions.decoder
+    if kind in ("roberta", "xlm-roberta", "camembert", "mpnet"):
         head = net.lm_head
-        return net.roberta, nn.Sequential(head.dense, nn.GELU(), head.layer_norm), head.decoder
-    if hasattr(net, "vocab_transform"):
-        between = nn.Sequential(net.vocab_transform, nn.GELU(), net.vocab_layer_norm)
-        return net.distilbert, between, net.vocab_projector
-    raise DataMissing(f"{type(net).__name__} has no output layer that is known here (BERT, RoBERTa, DistilBERT).")
+        return nn.Sequential(head.dense, nn.GELU(), head.layer_norm), head.decoder
+    if kind == "distilbert":
+        return nn.Sequential(net.vocab_transform, nn.GELU(), net.vocab_layer_norm), net.vocab_projector
+    if kind == "albert":
+        head = net.predictions
+        return nn.Sequential(head.dense, head.activation, head.LayerNorm), head.decoder
+    if kind == "electra" and hasattr(net, "generator_predictions"):
+        return net.generator_predictions, net.generator_lm_head
+    if kind == "modernbert":
+        return net.head, net.decoder
+    raise DataMissing(
+        f"An encoder of the type '{kind}' ({type(net).__name__}) has no output layer that is known here. Prompts and "
+        "hidden words need that of ALBERT, BERT, DeBERTa, DistilBERT, ELECTRA, ModernBERT, MPNet or RoBERTa; a linear "
+        "head needs none."
+    )

@@ -62,7 +62,7 @@ class FewLabels(ZeroHead):
         """Public arrays: see `encode` and `strong_arrays`; examples in the order of `texts`."""
         chosen, facts = self.texts(data)
         texts = [text for _, text in chosen]
-        public, encoded = encode(data, texts, self.length, self.tell)
+        public, encoded = encode(data, texts, self.length, self.tell, self.encoder)
         return Bundle(
             public=public | self.strong_arrays(data, texts[: facts["train_texts"]]),
             private={"labels": np.array([self.classes.index(label) for label, _ in chosen], dtype=np.int64)},

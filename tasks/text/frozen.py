@@ -1,4 +1,4 @@
-"""The track `frozen-encoder`: sentence vectors of MiniLM that are computed once, and a head that is trained on them."""
+"""The track `frozen-encoder`: sentence vectors that are computed once, and a head that is trained on them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...suite.bundle import Array
+from ...suite.files import sha256_file
 from ...suite.places import cache_folder
 from ...suite.protocols.adaptation import AdaptationTask, Recipe
-from .minilm import PAD, WIDTH, embed, load_encoder, tokenize
+from .encoders import TextEncoder, Tokens, bare_encoder, padded, texts_to_tokens
+from .minilm import PAD, WIDTH, embed, load_encoder, sentence_vectors, tokenize
 from .vectors import kept_vectors
 
 if TYPE_CHECKING:
@@ -32,9 +34,13 @@ class FrozenVectors(AdaptationTask):
 
     recipe: ClassVar[Recipe] = Recipe(optimizer="adamw", lr=3e-3, weight_decay=1e-2, batch_size=32, ema=0.99)
     cached_passes: ClassVar[float] = 1.0
+    encoder: ClassVar[str] = "minilm"
+    """The data set of the encoder; another one makes another bundle."""
+    width: ClassVar[int] = WIDTH
+    """Of its sentence vectors."""
 
     def model(self) -> nn.Module:
-        return nn.Sequential(Scale(20.0), nn.Linear(WIDTH, self.n_classes))
+        return nn.Sequential(Scale(20.0), nn.Linear(self.width, self.n_classes))
 
     def inputs(self, public: Mapping[str, Array], indices: Array) -> Tensor:
         return torch.from_numpy(np.array(public["vectors"][indices]))
@@ -59,7 +65,7 @@ class ZeroHead(FrozenVectors):
     recipe: ClassVar[Recipe] = Recipe(optimizer="sgd", lr=1e-2, weight_decay=0.3, batch_size=32, ema=0.99)
 
     def model(self) -> nn.Module:
-        head = nn.Linear(WIDTH, self.n_classes)
+        head = nn.Linear(self.width, self.n_classes)
         nn.init.zeros_(head.weight)
         nn.init.zeros_(head.bias)
         return nn.Sequential(Scale(20.0), head)
@@ -87,23 +93,44 @@ def drop_features(vectors: Tensor, generator: torch.Generator, share: float, noi
 
 
 def encode(
-    data: Data, texts: Sequence[str], length: int, tell: Callable[[str], None]
+    data: Data, texts: Sequence[str], length: int, tell: Callable[[str], None], encoder: str = "minilm"
 ) -> tuple[dict[str, Array], dict[str, Any]]:
     """The public arrays of a bundle and facts about how they came to be.
 
-    `ids` uint16 (N, length), the token ids of the texts; `vectors` float32 (N, 384), their sentence vectors, which are
-    kept in the cache folder by the digests of encoder and token ids: the facts are those of when they were computed.
+    `ids` (N, length), the token ids of the texts, padded at their end; `vectors` float32 (N, D), their sentence
+    vectors: the means over tokens of the states of `encoder`, scaled to length 1. They are kept in the cache folder by
+    the digests of encoder and token ids: the facts are those of when they were computed.
     """
-    ids = tokenize(data, texts, length)
-    key = hashlib.sha256(data.describe("minilm").fingerprint.encode() + torch.__version__.encode() + ids.tobytes())
+    net: Callable[[], nn.Module]
+    pooled: Callable[[nn.Module, Tensor], Tensor]
+    if encoder == "minilm":
+        ids, pad, pooled = tokenize(data, texts, length), PAD, sentence_vectors
+        net, weights = functools.cache(lambda: load_encoder(data)), data.describe(encoder).fingerprint
+    else:
+        ids, pad, net = _of_hub(data, texts, length, encoder)
+        pooled, weights = _call, sha256_file(data.file(encoder, "model.safetensors"))
+    key = hashlib.sha256(weights.encode() + torch.__version__.encode() + ids.tobytes())
     kept = cache_folder() / "vectors" / f"{key.hexdigest()[:32]}.npz"
-    encoder = functools.cache(lambda: load_encoder(data))
 
     def vectors_of(rows: Array, done: Callable[[int], None]) -> Array:
-        return embed(encoder(), ids[rows], workers=os.cpu_count() or 1, tell=done)
+        return embed(net(), ids[rows], workers=os.cpu_count() or 1, tell=done, pad=pad, pooled=pooled)
 
     vectors, seconds = kept_vectors(
-        kept, (ids != PAD).sum(axis=1), vectors_of, lambda done: tell(f"encoding: {done:,} of {len(ids):,} texts")
+        kept, (ids != pad).sum(axis=1), vectors_of, lambda done: tell(f"encoding: {done:,} of {len(ids):,} texts")
     )
     facts = {"encode_seconds": round(seconds, 1), "texts_per_second": round(len(ids) / seconds, 1)}
     return {"ids": ids, "vectors": vectors}, facts
+
+
+def _of_hub(data: Data, texts: Sequence[str], length: int, encoder: str) -> tuple[Array, int, Callable[[], nn.Module]]:
+    """Token ids, the number of padding, and what loads the encoder, any one of `transformers`."""
+    tokens = Tokens(data, encoder)
+    found = texts_to_tokens(tokens, texts, length, "", lambda text: None)
+    ids = padded(found["tokens"], found["offsets"], np.arange(len(texts)), length, tokens.marks.pad)
+    net = functools.cache(lambda: TextEncoder(bare_encoder(data, encoder), tokens.marks, "mean", scale=1.0).eval())
+    return ids.numpy().astype(found["tokens"].dtype), tokens.marks.pad, net
+
+
+def _call(net: nn.Module, ids: Tensor) -> Tensor:
+    vectors: Tensor = net(ids)
+    return vectors

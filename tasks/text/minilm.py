@@ -66,21 +66,23 @@ def embed(
     workers: int = 1,
     batch_size: int = 32,
     tell: Callable[[int], None] = lambda done: None,
+    pad: int = PAD,
+    pooled: Callable[[nn.Module, Tensor], Tensor] = sentence_vectors,
 ) -> Array:
-    """Sentence vectors (N, width), float32, of padded ids (N, T).
+    """Sentence vectors (N, width), float32, of ids (N, T) that are padded by `pad`; `pooled` makes them of a batch.
 
     Texts are taken in the order of their lengths and cut to the longest of their batch. Each of the `workers` threads
     takes whole batches and computes on one core, so that their number changes no result; `tell` hears the number of
     texts done.
     """
-    lengths = (ids != PAD).sum(axis=1)
+    lengths = (ids != pad).sum(axis=1)
     order = np.argsort(-lengths, kind="stable")
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
     def vectors_of(rows: Array) -> Array:
         batch = torch.from_numpy(ids[rows, : lengths[rows].max()].astype(np.int64))
         with torch.inference_mode():
-            vectors: Array = sentence_vectors(encoder, batch).float().numpy()
+            vectors: Array = pooled(encoder, batch).float().numpy()
         return vectors
 
     parts = []

@@ -14,7 +14,7 @@ from ...suite.data import Data
 from ...suite.errors import MethodError
 from ...suite.places import data_folder
 from ...suite.protocols.adaptation import AdaptationTask
-from .encoders import Marks, TextEncoder, Tokens, output_layer, pretrained
+from .encoders import Marks, TextEncoder, Tokens, bare_encoder
 
 
 class TokenStatesTask(AdaptationTask):
@@ -39,7 +39,7 @@ class TokenStatesTask(AdaptationTask):
 
     def pretrained_encoder(self) -> TextEncoder:
         """The encoder with the weights of its files. Raises `DataMissing` where they are not there."""
-        return TextEncoder(output_layer(pretrained(Data(data_folder()), self.encoder))[0], self.marks, "first")
+        return TextEncoder(bare_encoder(Data(data_folder()), self.encoder), self.marks, "first")
 
     def predicted(self, sealed: Array) -> Array:
         return sealed

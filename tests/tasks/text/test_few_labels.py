@@ -45,7 +45,7 @@ class Folder:
         return self.root / member
 
 
-def no_vectors(data: object, texts: list[str], length: int, tell: Callable[[str], None]) -> object:
+def no_vectors(data: object, texts: list[str], length: int, tell: Callable[[str], None], encoder: str) -> object:
     return {"vectors": np.arange(len(texts), dtype=np.float32)[:, None]}, {"length": length}
 
 

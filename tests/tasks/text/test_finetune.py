@@ -26,10 +26,9 @@ from selfbench.tasks.text.encoders import (
     TextEncoder,
     Tokens,
     assemble,
+    bare_encoder,
     drop_words,
     language_model,
-    output_layer,
-    pretrained,
     similar,
     text_model,
     texts_to_tokens,
@@ -139,7 +138,7 @@ def some_ids(rows: int = 30) -> torch.Tensor:
 @pytest.mark.parametrize("pooling", ["mean", "first"])
 def test_grouped_texts_give_what_padded_ones_give(root: Path, kind: str, pooling: str, monkeypatch: Any) -> None:
     monkeypatch.setattr("selfbench.tasks.text.encoders._HOST_TOKENS", 8)
-    net = output_layer(pretrained(Data(root), kind))[0].double()
+    net = bare_encoder(Data(root), kind).double()
     encoder = TextEncoder(net, MARKS, pooling, scale=3.0)
     ids = some_ids()
     states = net(input_ids=ids, attention_mask=(ids != 0).long()).last_hidden_state
@@ -158,7 +157,7 @@ def test_grouped_texts_give_what_padded_ones_give(root: Path, kind: str, pooling
 
 
 def test_words_that_are_left_out_keep_the_positions_of_the_others_in_bert(root: Path) -> None:
-    net = output_layer(pretrained(Data(root), "bert-base-uncased"))[0].double()
+    net = bare_encoder(Data(root), "bert-base-uncased").double()
     ids = drop_words(some_ids(), torch.Generator().manual_seed(0), 0.5, MARKS)
     assert (ids[:, 0] == MARKS.begin).all()
     assert (ids == MARKS.end).sum() == len(ids)
