@@ -156,7 +156,8 @@ class TranslatedVectors(BackTranslated):
 
     def strong_arrays(self, data: Data, texts: Sequence[str]) -> dict[str, Array]:
         versions = self.by_version(data, texts)
-        public, _ = encode(data, [text for version in versions for text in version], self.length, self.tell)
+        flat = [text for version in versions for text in version]
+        public, _ = encode(data, flat, self.length, self.tell, self.encoder)
         return {"translated_vectors": public["vectors"].reshape(len(versions), len(texts), -1)}
 
     def strong_inputs(self, public: Mapping[str, Array], indices: Array) -> Tensor:

@@ -263,7 +263,7 @@ def test_vectors_of_both(tmp_path: Path, play: Callable[..., Any], monkeypatch: 
         made = np.random.default_rng([ord(letter) for letter in text]).normal(size=384).astype(np.float32)
         return made / np.linalg.norm(made)
 
-    def encode(data: object, texts: list[str], length: int, tell: object) -> Any:
+    def encode(data: object, texts: list[str], *rest: object) -> Any:
         return {"vectors": np.stack([vector(text) for text in texts])}, {}
 
     for module in ("few_labels", "back_translation"):
