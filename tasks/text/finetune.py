@@ -22,7 +22,7 @@ from ...suite.registry import register_task
 from .ag_news import AgNewsFew
 from .encoders import Marks, Tokens, drop_words, language_model, padded, text_model, texts_to_tokens
 from .few_labels import FewLabels, Labelled
-from .newsgroups import TRAIN_PER_CLASS, choose, read_texts
+from .newsgroups import CLASSES, TRAIN_PER_CLASS, choose, read_texts
 from .trec import TrecFew
 
 VIEWS: Mapping[str, tuple[float, float]] = {"words": (0.1, 0.5), "dropout": (0.0, 0.0), "back-translation": (0.0, 0.0)}
@@ -185,35 +185,14 @@ class NewsgroupsFinetune(FineTuned):
     """MiniLM and a linear head on the first 128 tokens of the texts of `newsgroups-few`."""
 
     name: ClassVar[str] = "newsgroups-few"
-    classes: ClassVar[tuple[str, ...]] = (
-        "alt.atheism",
-        "comp.graphics",
-        "comp.os.ms-windows.misc",
-        "comp.sys.ibm.pc.hardware",
-        "comp.sys.mac.hardware",
-        "comp.windows.x",
-        "misc.forsale",
-        "rec.autos",
-        "rec.motorcycles",
-        "rec.sport.baseball",
-        "rec.sport.hockey",
-        "sci.crypt",
-        "sci.electronics",
-        "sci.med",
-        "sci.space",
-        "soc.religion.christian",
-        "talk.politics.guns",
-        "talk.politics.mideast",
-        "talk.politics.misc",
-        "talk.religion.misc",
-    )
-    n_classes: ClassVar[int] = 20
+    classes: ClassVar[tuple[str, ...]] = CLASSES
+    n_classes: ClassVar[int] = len(CLASSES)
     length: ClassVar[int] = 128
     labeled_per_class: ClassVar[int] = 30
 
     def read(self, data: Data) -> tuple[list[Labelled], list[Labelled]]:
         train = read_texts(data.file("newsgroups", "train.tab"))
         test = read_texts(data.file("newsgroups", "test.tab"))
-        chosen = choose(train, test, list(self.classes))
+        chosen = choose(train, test, self.classes)
         n = TRAIN_PER_CLASS * len(self.classes)
         return chosen[:n], chosen[n:]

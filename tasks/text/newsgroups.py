@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -11,17 +11,27 @@ import torch
 from torch import Tensor, nn
 
 from ...suite.bundle import Array, Bundle, BundleFolder
+from ...suite.errors import DataMissing
 from ...suite.protocols.adaptation import AdaptationTask, Recipe, Split
 from ...suite.registry import register_task
 from ...suite.seeds import rng
 from ..splits import few_labels
 from .active import ActiveTexts
+from .few_labels import Labelled
 from .frozen import FrozenVectors, ZeroHead, encode
 from .minilm import WIDTH, SentenceClassifier, drop_words, load_encoder
+from .rows import REMEDY, read_delimited
 
 if TYPE_CHECKING:
     from ...suite.data import Data
 
+CLASSES = (
+    "alt.atheism", "comp.graphics", "comp.os.ms-windows.misc", "comp.sys.ibm.pc.hardware",
+    "comp.sys.mac.hardware", "comp.windows.x", "misc.forsale", "rec.autos",
+    "rec.motorcycles", "rec.sport.baseball", "rec.sport.hockey", "sci.crypt",
+    "sci.electronics", "sci.med", "sci.space", "soc.religion.christian",
+    "talk.politics.guns", "talk.politics.mideast", "talk.politics.misc", "talk.religion.misc",
+)  # fmt: skip
 TRAIN_PER_CLASS = 250
 TEST_PER_CLASS = 100
 LABELED_PER_CLASS = 5
@@ -38,21 +48,20 @@ class _Newsgroups(AdaptationTask):
     in an order drawn once; `vectors` float32 (7000, 384), their sentence vectors.
     """
 
-    n_classes: ClassVar[int] = 20
+    n_classes: ClassVar[int] = len(CLASSES)
 
     def build(self, data: Data) -> Bundle:
         train = read_texts(data.file("newsgroups", "train.tab"))
         test = read_texts(data.file("newsgroups", "test.tab"))
-        classes = sorted({label for label, _ in train})
-        chosen = choose(train, test, classes)
+        chosen = choose(train, test, CLASSES)
         public, facts = encode(data, [text for _, text in chosen], LENGTH, self.tell)
         return Bundle(
             public=public,
-            private={"labels": np.array([classes.index(label) for label, _ in chosen], dtype=np.int64)},
+            private={"labels": np.array([CLASSES.index(label) for label, _ in chosen], dtype=np.int64)},
             facts={
-                "classes": classes,
-                "train_texts": TRAIN_PER_CLASS * len(classes),
-                "test_texts": TEST_PER_CLASS * len(classes),
+                "classes": list(CLASSES),
+                "train_texts": TRAIN_PER_CLASS * len(CLASSES),
+                "test_texts": TEST_PER_CLASS * len(CLASSES),
                 **facts,
             },
         )
@@ -188,28 +197,36 @@ class NewsgroupsActive(ActiveTexts, ZeroHead, _Newsgroups):
     name: ClassVar[str] = "newsgroups-few"
 
 
-def read_texts(path: Path) -> list[tuple[str, str]]:
-    """(class, text) of every line of a tab file with three header lines (names, types, roles)."""
-    lines = path.read_text(encoding="utf-8").splitlines()[HEADER_LINES:]
-    pairs = (line.split("\t", 1) for line in lines if "\t" in line)
-    return [(label, text) for label, text in pairs if text.strip()]
+def read_texts(path: Path) -> list[Labelled]:
+    """(class, text) of every line of a tab file with three header lines (names, types, roles); texts as they stand.
+
+    Raises `DataMissing` naming file and row for a line without a tab, an unknown class, an empty text, a line that is
+    too long, or another encoding than utf-8.
+    """
+    rows = read_delimited(path, ("class", "text"), skip=HEADER_LINES)
+    return [(row.one_of("class", CLASSES), row.cells["text"]) for row in rows if row.text("text")]
 
 
-def choose(train: list[tuple[str, str]], test: list[tuple[str, str]], classes: list[str]) -> list[tuple[str, str]]:
+def choose(train: Sequence[Labelled], test: Sequence[Labelled], classes: Sequence[str]) -> list[Labelled]:
     """The fixed subset: so many texts a class of each part, no text twice, first the training part.
 
     A text that occurs twice anywhere, under one class or two, is left out: posts to several groups would stand on both
-    sides of the split.
+    sides of the split. Raises `DataMissing` where fewer texts of a class are left than are taken.
     """
     counts: dict[str, int] = {}
     for _, text in (*train, *test):
         counts[text] = counts.get(text, 0) + 1
     draw = rng(SUBSET_SEED, "newsgroups-few", "subset")
-    chosen: list[tuple[str, str]] = []
-    for part, per_class in ((train, TRAIN_PER_CLASS), (test, TEST_PER_CLASS)):
-        taken: list[tuple[str, str]] = []
-        for name in classes:
-            members = [pair for pair in part if pair[0] == name and counts[pair[1]] == 1]
+    chosen: list[Labelled] = []
+    for name, part, per_class in (("training", train, TRAIN_PER_CLASS), ("test", test, TEST_PER_CLASS)):
+        taken: list[Labelled] = []
+        for group in classes:
+            members = [pair for pair in part if pair[0] == group and counts[pair[1]] == 1]
+            if len(members) < per_class:
+                raise DataMissing(
+                    f"20 Newsgroups: of the {name} part {len(members)} texts of '{group}' are left that occur once, "
+                    f"{per_class} are needed. {REMEDY}"
+                )
             taken += [members[index] for index in draw.permutation(len(members))[:per_class]]
         chosen += [taken[index] for index in draw.permutation(len(taken))]
     return chosen

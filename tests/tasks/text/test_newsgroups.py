@@ -12,6 +12,7 @@ import torch
 from selfbench.suite import registry
 from selfbench.suite.bundle import BundleFolder, write_bundle
 from selfbench.suite.data import Data
+from selfbench.suite.errors import DataMissing
 from selfbench.suite.places import data_folder
 from selfbench.tasks.text import frozen, newsgroups
 from selfbench.tasks.text.frozen import drop_features
@@ -30,12 +31,42 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(newsgroups, "TEST_PER_CLASS", 4)
 
 
-def test_tab_files_have_three_header_lines_and_empty_texts_do_not_count(tmp_path: Path) -> None:
+HEAD = b"class\ttext\nd\tstring\nclass\tmeta\n\n"
+
+
+def test_tab_files_have_three_header_lines(tmp_path: Path) -> None:
     file = tmp_path / "train.tab"
-    file.write_text(
-        "class\ttext\nd\tstring\nclass\tmeta\nrec.autos\ta car\twith a tab\nsci.med\t \nno tab\nsci.med\tpill\n"
-    )
-    assert read_texts(file) == [("rec.autos", "a car\twith a tab"), ("sci.med", "pill")]
+    # A line ends where its file says so, not at the other characters that Unicode takes for an end.
+    texts = ["a car\twith a tab ", "two\u2028lines\x85or\x0bthree"]
+    file.write_bytes(HEAD + "".join(f"rec.autos\t{text}\n" for text in texts).encode())
+    assert read_texts(file) == [("rec.autos", text) for text in texts]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b"rec.auto\ta car\n", r"row 6: 'class' is 'rec.auto', expected one of alt.*Did you mean 'rec.autos'"),
+        (b"sci.med\t \n", "row 6: 'text' is empty"),
+        (b"no tab\n", r"row 6: it has no column 'text' \(1 of 2 columns\)"),
+        (b"sci.med\tcaf\xe9\n", "row 6: byte 0xe9 in column 12 is not utf-8"),
+    ],
+    ids=["class", "text", "tab", "encoding"],
+)
+def test_what_is_wrong_is_said_with_file_and_row(tmp_path: Path, line: bytes, message: str) -> None:
+    file = tmp_path / "train.tab"
+    file.write_bytes(HEAD + b"sci.med\tpill\n" + line)
+    with pytest.raises(DataMissing, match=rf"train\.tab, {message}"):
+        read_texts(file)
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize(("lacking", "said"), [("train", "the training part 11 "), ("test", "the test part 3 ")])
+def test_too_few_texts_are_an_error(lacking: str, said: str) -> None:
+    parts = {"train": texts_of("train", 12), "test": texts_of("test", 4)}
+    assert len(choose(parts["train"], parts["test"], CLASSES)) == 20 * 16
+    del parts[lacking][0]
+    with pytest.raises(DataMissing, match=rf"of {said}texts of 'group\.00' are left that occur once"):
+        choose(parts["train"], parts["test"], CLASSES)
 
 
 @pytest.mark.usefixtures("small")
