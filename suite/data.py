@@ -77,7 +77,7 @@ class Dataset:
     licence: str
     homepage: str
     citation: str
-    kind: Literal["index", "hub", "web", "folder", "library"]
+    kind: Literal["index", "hub", "rows", "web", "folder", "library"]
     by_hand: str
     members: tuple[Member, ...]
     package: str = ""
@@ -87,19 +87,21 @@ class Dataset:
     repository: str = ""
     repository_type: str = "dataset"
     revision: str = ""
+    config: str | None = None
     folder: str = ""
     downloads: tuple[Download, ...] = ()
 
     @property
     def bytes_on_disk(self) -> int:
         members = sum(member.size for member in self.members)
-        return max(members, self.size) if self.kind in ("web", "folder", "hub") else members
+        return max(members, self.size) if self.kind in ("web", "folder", "hub", "rows") else members
 
     @property
     def bytes_to_fetch(self) -> int:
         """What `fetch` moves over the network."""
         downloads = sum(download.size for download in self.downloads)
-        return {"index": self.size, "hub": self.bytes_on_disk, "web": downloads}.get(self.kind, 0)
+        whole = self.bytes_on_disk
+        return {"index": self.size, "hub": whole, "rows": whole, "web": downloads}.get(self.kind, 0)
 
     @property
     def fingerprint(self) -> str:
@@ -178,14 +180,15 @@ class Data:
     def fetch(self, name: str, progress: Progress | None = None) -> None:
         """Bring a data set onto this machine; what is there and intact is kept, and a second call has nothing to do.
 
-        Raises `DataMissing` where it cannot be had: no network, another digest, or a kind that is placed by hand.
+        Raises `DataMissing` where it cannot be had: no network, another digest, or a kind that is placed by hand;
+        `UsageError` where the package is not installed through which it comes.
         """
         dataset = self.describe(name)
         if dataset.kind in ("library", "folder"):
             for member in dataset.members:
                 self.file(name, member.name)
             return
-        folder = self.root / name
+        folder = self.folder(name)
         folder.mkdir(parents=True, exist_ok=True)
         with locked(self.root / f".{name}.lock"):
             missing = [member for member in dataset.members if _problem(folder / member.name, member)]
@@ -199,6 +202,8 @@ class Data:
                     self._fetch_index(dataset, missing, temporary, progress)
                 elif dataset.kind == "web":
                     self._fetch_web(dataset, temporary, progress)
+                elif dataset.kind == "rows":
+                    self._fetch_rows(dataset, missing, temporary)
                 else:
                     self._fetch_hub(dataset, missing, temporary, progress)
             finally:
@@ -264,6 +269,29 @@ class Data:
             done += member.size
             if progress is not None:
                 progress(done, total)
+
+    def _fetch_rows(self, dataset: Dataset, missing: list[Member], temporary: Path) -> None:
+        try:
+            import datasets
+        except ModuleNotFoundError:
+            raise UsageError(
+                f"Data set '{dataset.name}' comes through the package datasets: type `pip install 'selfbench[text]'`.\n"
+                f"{self._remedy(dataset, missing[0])}"
+            ) from None
+        for member in missing:
+            part = temporary / member.name
+            part.mkdir()
+            try:
+                rows = datasets.load_dataset(
+                    dataset.repository, dataset.config, revision=dataset.revision, split=member.inside[0]
+                )
+                rows.to_parquet(part / "rows.parquet")
+            except Exception as error:  # every way in which a network or a hub can fail
+                raise DataMissing(
+                    f"Could not fetch the part '{member.inside[0]}' of {dataset.repository}: {error}\n"
+                    f"{self._remedy(dataset, member)}"
+                ) from error
+            part.replace(self._path(dataset, member))
 
     def _fetch_web(self, dataset: Dataset, temporary: Path, progress: Progress | None) -> None:
         """Bring and unpack every download that has left something missing; archives placed by hand are kept."""

@@ -1,19 +1,16 @@
 """The text sets of USB and of LiST, fine-tuned, with the numbers of labels of their papers.
 
-Rows come from local folders in the column layout of the data hub (`tables.py`); `python -m selfbench.tasks.text.sets
-NAME` writes them there through the package `datasets`, where the revision is pinned.
+Rows come from local folders in the column layout of the data hub (`tables.py`); `selfbench data fetch NAME` writes them
+there through the package `datasets`, where `tasks/datasets.toml` pins a revision.
 """
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from ...suite.data import Data
-from ...suite.errors import DataMissing, UsageError, did_you_mean
-from ...suite.places import data_folder
 from ...suite.protocols.adaptation import Recipe
 from ...suite.protocols.optimisation import half_cosine
 from ...suite.registry import register_task
@@ -29,8 +26,7 @@ class TextSet:
     """How a data set is written down: `columns` of its texts, and `classes` in the order of the numbers in `label`.
 
     A `pair` is two texts that stay apart; else the columns are joined, and one of them must not be empty. `template`
-    and `words` are the prompt of LiST's published configuration. `repository`, `config`, `revision` and the name of the
-    `test` part are those of the hub; without a revision there is the local folder alone.
+    and `words` are the prompt of LiST's published configuration.
     """
 
     columns: tuple[str, ...]
@@ -40,10 +36,6 @@ class TextSet:
     pair: bool = False
     template: str = ""
     words: tuple[str, ...] = ()
-    repository: str = ""
-    config: str | None = None
-    revision: str = ""
-    test: str = "test"
 
     def text(self, row: Row) -> str:
         if self.pair:
@@ -61,11 +53,8 @@ class TextSet:
 _STARS = ("1 star", "2 stars", "3 stars", "4 stars", "5 stars")
 _MOOD = ("negative", "positive")
 _IT_WAS = "{0} It was {mask}."
-_GLUE = "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"
 SETS = {
-    "imdb": TextSet(
-        ("text",), _MOOD, 512, repository="stanfordnlp/imdb", revision="e6281661ce1c48d982bc483cf8a173c1bbeb5d31"
-    ),
+    "imdb": TextSet(("text",), _MOOD, 512),
     "yahoo-answers": TextSet(
         ("question_title", "question_content", "best_answer"),
         (
@@ -75,20 +64,10 @@ SETS = {
         ),
         512,
         label="topic",
-        repository="community-datasets/yahoo_answers_topics",
-        revision="6652a1e7c94f7260a0bfd0c9092dd48e2d536ea1",
     ),
-    "yelp-5": TextSet(
-        ("text",), _STARS, 512, repository="Yelp/yelp_review_full", revision="c1f9ee939b7d05667af864ee1cb066393154bf85"
-    ),
+    "yelp-5": TextSet(("text",), _STARS, 512),
     "amazon-5": TextSet(("title", "content"), _STARS, 512),
-    "ag-news-full": TextSet(
-        ("text",),
-        ("world", "sports", "business", "science and technology"),
-        512,
-        repository="fancyzhx/ag_news",
-        revision="eb185aade064a813bc0b7f42de02595523103ca4",
-    ),
+    "ag-news-full": TextSet(("text",), ("world", "sports", "business", "science and technology"), 512),
     "dbpedia-14": TextSet(
         ("title", "content"),
         (
@@ -96,30 +75,20 @@ SETS = {
             "building", "natural place", "village", "animal", "plant", "album", "film", "written work",
         ),
         128,
-        repository="fancyzhx/dbpedia_14",
-        revision="9abd46cf7fc8b4c64290f26993c540b92aa145ac",
     ),
-    "sst-2": TextSet(
-        ("sentence",), _MOOD, 128, template=_IT_WAS, words=("terrible", "great"),
-        repository="nyu-mll/glue", config="sst2", revision=_GLUE, test="validation",
-    ),
+    "sst-2": TextSet(("sentence",), _MOOD, 128, template=_IT_WAS, words=("terrible", "great")),
     "subj": TextSet(
         ("text",), ("subjective", "objective"), 128, template="{0} This is {mask}.", words=("subjective", "objective")
     ),
-    "mr": TextSet(
-        ("text",), _MOOD, 128, template=_IT_WAS, words=("terrible", "great"),
-        repository="cornell-movie-review-data/rotten_tomatoes", revision="aa13bc287fa6fcab6daf52f0dfb9994269ffea28",
-    ),
+    "mr": TextSet(("text",), _MOOD, 128, template=_IT_WAS, words=("terrible", "great")),
     "mpqa": TextSet(("text",), _MOOD, 128, template=_IT_WAS, words=("terrible", "great")),
     "mnli": TextSet(
         ("premise", "hypothesis"), ("entailment", "neutral", "contradiction"), 256, pair=True,
         template="{0}? {mask}, {1}", words=("Yes", "Maybe", "No"),
-        repository="nyu-mll/glue", config="mnli", revision=_GLUE, test="validation_matched",
     ),
     "rte": TextSet(
         ("sentence1", "sentence2"), ("entailment", "not entailment"), 256, pair=True,
         template="{0}? {mask}, {1}", words=("Yes", "No"),
-        repository="nyu-mll/glue", config="rte", revision=_GLUE, test="validation",
     ),
 }  # fmt: skip
 
@@ -381,27 +350,3 @@ class FewShotTexts(OfSet):
     recipe: ClassVar[Recipe] = Recipe(
         optimizer="adamw", lr=1e-5, weight_decay=0.0, batch_size=4, ema=0.0, schedule=half_cosine(0.0), max_norm=1.0
     )
-
-
-def fetch(name: str, folder: Path) -> None:
-    """Write the parts `train` and `test` of a set to `folder` as parquet, through the package `datasets`.
-
-    Raises `UsageError` for an unknown name or without the package, `DataMissing` where no revision is pinned.
-    """
-    if name not in SETS:
-        raise UsageError(f"There is no text set '{name}'.{did_you_mean(name, SETS)}")
-    of = SETS[name]
-    if not of.revision:
-        raise DataMissing(f"Of '{name}' no revision is pinned here: put its rows at {folder} by hand.")
-    try:
-        import datasets  # type: ignore[import-not-found]
-    except ModuleNotFoundError:
-        raise UsageError("The package 'datasets' is not installed: type `pip install datasets`.") from None
-    for part, split in (("train", "train"), ("test", of.test)):
-        rows = datasets.load_dataset(of.repository, of.config, revision=of.revision, split=split)
-        (folder / part).mkdir(parents=True, exist_ok=True)
-        rows.to_parquet(folder / part / "rows.parquet")
-
-
-if __name__ == "__main__":
-    fetch(sys.argv[1], Data(data_folder()).folder(sys.argv[1]))

@@ -83,7 +83,7 @@ def _parquet(path: Path, columns: Sequence[str]) -> Iterator[Row]:
         import pyarrow
         from pyarrow import parquet
     except ModuleNotFoundError:
-        raise UsageError("Parquet files are read by pyarrow: type `pip install 'selfbench[images]'`.") from None
+        raise UsageError("Parquet files are read by pyarrow: type `pip install 'selfbench[text]'`.") from None
     number = 0
     try:
         file = parquet.ParquetFile(path)

@@ -91,7 +91,7 @@ def _parquet(path: Path, types: Sequence[str]) -> Iterator[tuple[list[str], list
         import pyarrow
         from pyarrow import parquet
     except ModuleNotFoundError:
-        raise UsageError("Parquet files are read by pyarrow: type `pip install 'selfbench[images]'`.") from None
+        raise UsageError("Parquet files are read by pyarrow: type `pip install 'selfbench[text]'`.") from None
     wanted, most = ["tokens", "ner_tags"], len(tag_names(types))
     number = 0
     try:

@@ -11,6 +11,7 @@ import sys
 import tarfile
 import textwrap
 import threading
+import types
 import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -286,6 +287,65 @@ def test_a_folder_is_placed_by_hand(tmp_path: Path) -> None:
     assert data.file("placed", "a/b.txt") == place
 
 
+class Rows:
+    """What `load_dataset` gives: it writes what was asked for."""
+
+    def __init__(self, *asked: object) -> None:
+        self.asked = asked
+
+    def to_parquet(self, path: Path) -> None:
+        if self.asked[-1] == "broken":
+            raise OSError("the line was cut")
+        path.write_text(repr(self.asked))
+
+
+@pytest.fixture
+def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Data:
+    """Three data sets of rows, and a package `datasets` that reaches no hub."""
+    package = types.SimpleNamespace(load_dataset=lambda path, name, revision, split: Rows(path, name, revision, split))
+    monkeypatch.setitem(sys.modules, "datasets", package)
+    file = tmp_path / "sets.toml"
+    for name, config, split in (("plain", "", "test"), ("part", 'config = "own"', "validation"), ("cut", "", "broken")):
+        with file.open("a") as text:
+            text.write(
+                f'[{name}]\ntitle = "-"\nlicence = "-"\nhomepage = "-"\ncitation = "-"\nby_hand = "By hand."\n'
+                f'kind = "rows"\nfolder = "text/{name}"\nsize = 10\nrepository = "some/{name}"\n{config}\n'
+                f'revision = "r1"\nmembers = [{{ name = "train", inside = ["train"] }}, '
+                f'{{ name = "test", inside = ["{split}"] }}]\n'
+            )
+    return Data(tmp_path / "data", file)
+
+
+def test_parts_of_a_data_set_of_the_hub_are_written_as_parquet(rows: Data) -> None:
+    with pytest.raises(DataMissing, match=r"train is missing\.\nType `selfbench data fetch plain`\.\nBy hand"):
+        rows.file("plain", "train")
+    rows.fetch("plain")
+    rows.fetch("part")
+    for name, config, parts in (("plain", None, ("train", "test")), ("part", "own", ("train", "validation"))):
+        for member, split in zip(("train", "test"), parts, strict=True):
+            written = rows.root / "text" / name / member / "rows.parquet"
+            assert written.read_text() == repr((f"some/{name}", config, "r1", split))
+            assert rows.file(name, member) == written.parent
+    assert not list(rows.root.glob(".*.part"))
+
+
+def test_a_part_that_is_there_is_not_fetched_again(rows: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    (rows.root / "text/plain/train").mkdir(parents=True)
+    rows.fetch("plain")
+    assert [path.name for path in sorted((rows.root / "text/plain").glob("*/*"))] == ["rows.parquet"]
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    rows.fetch("plain")
+    with pytest.raises(UsageError, match=r"'part' comes through the package datasets: type `pip install 'selfbench"):
+        rows.fetch("part")
+
+
+def test_a_part_that_cannot_be_fetched_leaves_nothing(rows: Data) -> None:
+    with pytest.raises(DataMissing, match=r"part 'broken' of some/cut: the line was cut\nType .*\n.*\nBy hand\."):
+        rows.fetch("cut")
+    assert [path.name for path in (rows.root / "text/cut").iterdir()] == ["train"]
+    assert not list(rows.root.glob(".*.part"))
+
+
 @pytest.mark.parametrize(
     "stated", [f", size = {len(PLAIN)}, sha256 = '{sha256(PLAIN)}'", ""], ids=["stated", "unstated"]
 )
@@ -540,7 +600,11 @@ def test_the_project_describes_every_set_fully_and_names_no_index_host() -> None
         assert dataset.by_hand
         assert dataset.homepage.startswith("http")
         pinned = all(len(member.sha256) == 64 and member.size > 0 for member in dataset.members)
-        assert pinned or dataset.kind in ("web", "folder") or (dataset.kind == "hub" and len(dataset.revision) == 40)
+        assert (
+            pinned
+            or dataset.kind in ("web", "folder")
+            or (dataset.kind in ("hub", "rows") and len(dataset.revision) == 40)
+        )
         assert dataset.bytes_on_disk > 0
         for download in dataset.downloads:
             algorithm, _, digest = download.digest.partition(":")
