@@ -60,6 +60,8 @@ _LOOK_EVERY = 0.2
 """Seconds between looks at the method's memory."""
 _REST = 0.02
 """Seconds the scorer rests when it has taken all that was sealed: a receiver that waits makes sending slow."""
+_ENCODERS = frozenset({"fine-tuning", "token-tagging", "question-answering"})
+"""Tags of tasks whose runs train an encoder of `transformers` on its own tokens."""
 _SMALL = 8192
 """It rests after predictions of so many bytes; many of these fit the line's buffer, larger ones would wait for it."""
 
@@ -360,10 +362,17 @@ def _record(
 
 
 def _packages(protocol: str, tags: Sequence[str]) -> dict[str, str]:
-    """The versions of the packages that can move results."""
-    names = ["numpy", "torch", *(["transformers"] if protocol == "policy" else [])]
+    """The versions of the packages that can move results.
+
+    Vectors of a frozen encoder are part of the bundle, whose digest the record holds, whatever has made them.
+    """
+    names = ["numpy", "torch"]
+    if protocol == "policy" or _ENCODERS & set(tags):
+        names.append("transformers")
     if "adapters" in tags:
-        names += ["peft", "tokenizers"]
+        names.append("peft")
+    if "adapters" in tags or _ENCODERS & set(tags):
+        names.append("tokenizers")
     found = {}
     for name in names:
         # Whether a missing one matters, the method's process has said.

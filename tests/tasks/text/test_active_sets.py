@@ -187,6 +187,7 @@ def test_runs_in_worker_processes_buy_their_budget(at_work: Any) -> None:
     assert done.returncode == 0, done.stderr
     [dbpedia] = at_work.records(at_work.results)
     imdb = at_work.prove("small-imdb-active", "supervised")
+    assert imdb.provenance.packages.keys() == {"numpy", "torch"}, "its vectors are part of the bundle"
     for record in (dbpedia, imdb):
         assert record.status == "ok"
         assert [point.x for point in record.curve] == [30, 40, 50]

@@ -409,6 +409,7 @@ def test_features_are_the_states_of_the_tokens_that_have_a_class(root: Path) -> 
 @pytest.mark.usefixtures("data")
 def test_runs_in_worker_processes_are_recorded_and_shown(at_work: Any) -> None:
     record = at_work.prove("small-ner", "supervised")
+    assert record.provenance.packages.keys() == {"numpy", "torch", "transformers", "tokenizers"}
     assert (record.status, record.n) == ("ok", 12)
     assert set(record.groups["entity_f1"]) == set(TYPES)
     page = at_work.page(record, at_work.root / "first")

@@ -70,6 +70,7 @@ class SmallDbpediaActive(Dbpedia140kActive):
     budget={"currency": "passes", "limit": 1500, "wall_seconds": 120, "memory_mb": 4096},
     data=("bert-base-multilingual-cased",),
     grants=("norm-layers",),
+    tags=("question-answering",),
     outputs="spans",
 )
 class SmallMlqa(MlqaGeneralised):
@@ -95,6 +96,7 @@ class SmallMlqa(MlqaGeneralised):
     budget={"currency": "passes", "limit": 1500, "wall_seconds": 120, "memory_mb": 4096},
     data=("bert-base-multilingual-cased",),
     grants=("norm-layers", "oracle-labels"),
+    tags=("token-tagging",),
     outputs="tokens",
 )
 class SmallNer(CrossLingualNer):
