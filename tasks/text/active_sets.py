@@ -64,8 +64,7 @@ class ImdbActive(ActiveTexts, FewLabels):
     length: ClassVar[int] = 256
 
     def read(self, data: Data) -> tuple[list[Labelled], list[Labelled]]:
-        train, test = (SETS["imdb"].read(data.file("imdb", part)) for part in ("train", "test"))
-        return train, test
+        return SETS["imdb"].read(data.file("imdb", "train"), data.file("imdb", "test"))
 
 
 @register_task(
@@ -119,7 +118,7 @@ class Dbpedia140kActive(ActiveTexts, FewLabels):
         """Raises `DataMissing` where a class has fewer training articles than the subset takes of it."""
         contents = replace(SETS["dbpedia-14"], columns=("content",))
         folder = data.file("dbpedia-14", "train")
-        train, test = contents.read(folder), contents.read(data.file("dbpedia-14", "test"))
+        train, test = contents.read(folder, data.file("dbpedia-14", "test"))
         labels = np.array([self.classes.index(label) for label, _ in train])
         counts = np.bincount(labels, minlength=self.n_classes)
         if counts.min() < self.per_class:

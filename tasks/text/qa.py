@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,6 +21,7 @@ from ...suite.scoring import Scores
 from ...suite.seeds import rng
 from .answers import score_answer
 from .encoders import TextEncoder, Tokens, padded
+from .rows import row_error
 from .squad import Question, read_squad
 from .token_states import TokenStates, TokenStatesTask, checked, offsets_of
 
@@ -109,12 +111,13 @@ class MlqaGeneralised(TokenStatesTask):
                  if id in parallel[text]],
                 _PARALLEL, pair, {id: number for number, id in enumerate(parallel[english])},
             )  # fmt: skip
+        learned = {one.id for one in (*trained, *(one for of in parallel for one in of.values()))}
         for part, folder in ((_DEV, "dev"), (_TEST, "test")):
             where = data.file("mlqa", f"MLQA_V1/{folder}")
             for asked, text, pair in self._pairs():
                 self.tell(f"tokenising {folder}, question {self.languages[asked]}, text {self.languages[text]}")
                 name = f"{folder}-context-{self.languages[text]}-question-{self.languages[asked]}.json"
-                windows.add(read_squad(where / name, learned=False), part, pair)
+                windows.add(unlearned(where / name, learned), part, pair)
         seen = {one.context for one in trained} | {one.context for of in parallel for one in of.values()}
         bundle = windows.bundle()
         return Bundle(
@@ -219,6 +222,15 @@ class SpanReader(TokenStates):
         places = (ends.cumsum(dim=1) == 1) & ~ends & (ids != self.encoder.marks.pad)
         places[:, 0] = True
         return self.at(ids, places, HIDDEN).transpose(1, 2)
+
+
+def unlearned(path: Path, learned: Collection[str]) -> list[Question]:
+    """The questions of a file to be answered; raises `DataMissing` where the id of one is in `learned`, of others."""
+    found = read_squad(path, learned=False)
+    for number, one in enumerate(found, 1):
+        if one.id in learned:
+            raise row_error(path, number, f"its id '{one.id}' is that of a question of SQuAD or XQuAD")
+    return found
 
 
 def decode(logits: Tensor, longest: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -93,6 +94,50 @@ def unique(rows: Iterable[Row], column: str) -> Iterator[Row]:
             raise row.error(f"'{column}' is {value!r} as in row {first[value]}")
         first[value] = row.number
         yield row
+
+
+ID_COLUMNS = ("id", "idx")
+"""Columns of tables that tell rows apart, where they have them."""
+
+
+class Ids:
+    """Where the ids of the rows of a part stand: its training rows or its test rows, of all files together."""
+
+    def __init__(self) -> None:
+        self._places: dict[str, dict[str, tuple[Path, int]]] = {}
+
+    def add(self, row: Row) -> None:
+        """Raises `DataMissing` where an id of `row` is empty, or that of a row before it."""
+        for column in ID_COLUMNS:
+            if column in row.cells:
+                places = self._places.setdefault(column, {})
+                _refuse(row, column, places)
+                places[row.cells[column]] = row.path, row.number
+
+    def apart(self, other: Ids) -> None:
+        """Raises `DataMissing` where an id is also one of the `other` part.
+
+        Ids that number the rows of either part, as `idx` in GLUE, tell nothing of the other part's.
+        """
+        for column, places in self._places.items():
+            others = other._places.get(column, {})
+            if _number_rows(places) and _number_rows(others):
+                continue
+            for value, (path, number) in places.items():
+                _refuse(Row(path, number, {column: value}), column, others)
+
+
+def _refuse(row: Row, column: str, places: Mapping[str, tuple[Path, int]]) -> None:
+    if (value := row.text(column)) in places:
+        path, number = places[value]
+        raise row.error(f"'{column}' is {value[:80]!r} as in row {number} of {path}")
+
+
+def _number_rows(ids: Iterable[str]) -> bool:
+    """Whether `ids` are numbers that rise from 0 or 1, of which no more than a tenth is left out."""
+    numbers = [int(value) if value.isdecimal() else -1 for value in ids]
+    rises = all(a < b for a, b in itertools.pairwise(numbers))
+    return bool(numbers) and rises and 0 <= numbers[0] <= 1 and numbers[-1] <= 1.1 * len(numbers)
 
 
 def numbered_lines(path: Path, encoding: str) -> Iterator[tuple[int, str]]:

@@ -17,7 +17,7 @@ from ...suite.registry import register_task
 from .encoders import BETWEEN
 from .few_labels import Labelled
 from .finetune import FineTuned
-from .rows import Row
+from .rows import ID_COLUMNS, Ids, Row
 from .tables import read_folder
 
 
@@ -43,11 +43,23 @@ class TextSet:
         cells = [row.cells[column].strip() for column in self.columns]
         return " ".join(filter(None, cells)) or row.text(self.columns[0])
 
-    def read(self, folder: Path) -> list[Labelled]:
-        """The rows of all files of `folder`; raises `DataMissing` as `read_folder` does, and for an unknown label."""
+    def read(self, train: Path, test: Path) -> tuple[list[Labelled], list[Labelled]]:
+        """The rows of all files of two folders.
+
+        Raises `DataMissing` as `read_folder` does, for an unknown label, and for an id that two rows share.
+        """
         numbers = [str(number) for number in range(len(self.classes))]
-        rows = read_folder(folder, (*self.columns, self.label))
-        return [(self.classes[int(row.one_of(self.label, numbers))], self.text(row)) for row in rows]
+
+        def part(folder: Path) -> tuple[list[Labelled], Ids]:
+            labelled, ids = [], Ids()
+            for row in read_folder(folder, (*self.columns, self.label), ID_COLUMNS):
+                ids.add(row)
+                labelled.append((self.classes[int(row.one_of(self.label, numbers))], self.text(row)))
+            return labelled, ids
+
+        (trained, known), (tested, own) = part(train), part(test)
+        own.apart(known)
+        return trained, tested
 
 
 _STARS = ("1 star", "2 stars", "3 stars", "4 stars", "5 stars")
@@ -107,8 +119,7 @@ class OfSet(FineTuned):
             cls.template, cls.words = (of.template, of.words) if cls.prompted else ("", ())
 
     def read(self, data: Data) -> tuple[list[Labelled], list[Labelled]]:
-        train, test = (SETS[self.source].read(data.file(self.source, part)) for part in ("train", "test"))
-        return train, test
+        return SETS[self.source].read(data.file(self.source, "train"), data.file(self.source, "test"))
 
 
 @register_task(

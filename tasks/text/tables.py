@@ -17,8 +17,10 @@ from .rows import REMEDY, Row, numbered_lines, row_error
 FORMS = (".csv", ".jsonl", ".parquet")
 
 
-def read_folder(folder: Path, columns: Sequence[str]) -> Iterator[Row]:
+def read_folder(folder: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> Iterator[Row]:
     """The rows of all files of `folder` in the order of their names, cells as text; columns that are not named go.
+
+    Of columns that are `optional`, those are read that there are.
 
     Raises `DataMissing` where there is no file, or files of several forms, which would be the same rows twice; where a
     column is missing, a line is too long or not utf-8, or a row has no value.
@@ -30,12 +32,12 @@ def read_folder(folder: Path, columns: Sequence[str]) -> Iterator[Row]:
         raise DataMissing(f"{folder} has {found}; expected files of one form of {', '.join(FORMS)}. {REMEDY}")
     read = {".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}[forms.pop()]
     for path in files:
-        yield from read(path, columns)
+        yield from read(path, columns, optional)
 
 
-def _cells(path: Path, number: int, found: dict[str, Any], columns: Sequence[str]) -> Row:
+def _cells(path: Path, number: int, found: dict[str, Any], columns: Sequence[str], optional: Sequence[str] = ()) -> Row:
     cells: dict[str, str] = {}
-    for column in columns:
+    for column in (*columns, *(column for column in optional if column in found)):
         if column not in found:
             raise row_error(path, number, f"it has no column '{column}' (it has: {', '.join(map(str, found))})")
         value = found[column]
@@ -45,7 +47,7 @@ def _cells(path: Path, number: int, found: dict[str, Any], columns: Sequence[str
     return Row(path, number, cells)
 
 
-def _csv(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+def _csv(path: Path, columns: Sequence[str], optional: Sequence[str]) -> Iterator[Row]:
     """With a header; a quoted cell may hold line breaks."""
     reader = csv.reader((line + "\n" for _, line in numbered_lines(path, "utf-8")), strict=True)
     header: list[str] = []
@@ -62,10 +64,10 @@ def _csv(path: Path, columns: Sequence[str]) -> Iterator[Row]:
         elif cells:
             if len(cells) != len(header):
                 raise row_error(path, number, f"it has {len(cells)} cells, its header has {len(header)}")
-            yield _cells(path, number, dict(zip(header, cells, strict=True)), columns)
+            yield _cells(path, number, dict(zip(header, cells, strict=True)), columns, optional)
 
 
-def _jsonl(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+def _jsonl(path: Path, columns: Sequence[str], optional: Sequence[str]) -> Iterator[Row]:
     for number, line in numbered_lines(path, "utf-8"):
         if not line.strip():
             continue
@@ -75,10 +77,10 @@ def _jsonl(path: Path, columns: Sequence[str]) -> Iterator[Row]:
             raise row_error(path, number, f"it is no JSON ({error})") from None
         if not isinstance(found, dict):
             raise row_error(path, number, "it is no JSON object")
-        yield _cells(path, number, found, columns)
+        yield _cells(path, number, found, columns, optional)
 
 
-def _parquet(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+def _parquet(path: Path, columns: Sequence[str], optional: Sequence[str]) -> Iterator[Row]:
     try:
         import pyarrow
         from pyarrow import parquet
@@ -87,12 +89,13 @@ def _parquet(path: Path, columns: Sequence[str]) -> Iterator[Row]:
     number = 0
     try:
         file = parquet.ParquetFile(path)
-        known = [column for column in columns if column in file.schema_arrow.names]
-        if len(known) < len(columns):
-            _cells(path, 1, dict.fromkeys(file.schema_arrow.names, ""), columns)
+        names = file.schema_arrow.names
+        if not set(columns) <= set(names):
+            _cells(path, 1, dict.fromkeys(names, ""), columns)
+        known = [column for column in (*columns, *optional) if column in names]
         for batch in file.iter_batches(columns=known):
             for found in batch.to_pylist():
                 number += 1
-                yield _cells(path, number, found, columns)
+                yield _cells(path, number, found, columns, optional)
     except (pyarrow.ArrowException, OSError) as error:
         raise DataMissing(f"{path} cannot be read as parquet ({str(error)[:200]}). {REMEDY}") from None

@@ -291,7 +291,7 @@ def test_methods_run_on_texts_that_are_fine_tuned(
 
 def test_other_labels_give_the_same_public_arrays(root: Path) -> None:
     first = task("sst-2-10-finetune").build(Data(root))
-    rows = [{"idx": 0, "sentence": sentence(number), "label": 1 - number % 2} for number in range(120)]
+    rows = [{"idx": number, "sentence": sentence(number), "label": 1 - number % 2} for number in range(120)]
     save_rows(root / "text/sst-2/train", "parquet", rows)
     second: Bundle = task("sst-2-10-finetune").build(Data(root))
     for name, array in first.public.items():
@@ -366,6 +366,52 @@ def test_bad_cells_are_named_with_their_row(root: Path) -> None:
         save_rows(root / "text/imdb/train", "csv", [row])
         with pytest.raises(DataMissing, match=message):
             task("imdb-10-finetune").build(Data(root))
+
+
+def with_ids(ids: list[Any], first: int) -> list[dict[str, Any]]:
+    return [{"id": id, "text": sentence(first + at), "label": at % 2} for at, id in enumerate(ids)]
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+def test_ids_that_rows_share_are_named_with_file_and_row(tmp_path: Path, form: str) -> None:
+    train, test, header = tmp_path / "train", tmp_path / "test", form == "csv"
+    save_rows(test, form, with_ids(["t1", "a3"], 100))
+    save_rows(train, form, with_ids(["a1", "a2", "a3"], 0))
+    message = rf"test/rows\.{form}, row {2 + header}: 'id' is 'a3' as in row {3 + header} of .*train/rows\.{form}\."
+    with pytest.raises(DataMissing, match=message):
+        SETS["imdb"].read(train, test)
+    save_rows(train, form, with_ids(["a1", "a2", "a1"], 0))
+    message = rf"train/rows\.{form}, row {3 + header}: 'id' is 'a1' as in row {1 + header} of "
+    with pytest.raises(DataMissing, match=message):
+        SETS["imdb"].read(train, test)
+    save_rows(train, form, with_ids(["a1", " ", "a2"], 0))
+    with pytest.raises(DataMissing, match=rf"train/rows\.{form}, row {2 + header}: 'id' is empty"):
+        SETS["imdb"].read(train, test)
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "fails"),
+    [
+        (range(40), range(6), False),
+        (range(1, 41), [0, 1, 2, 3, 4, 5, 6, 7, 9, 10, 11], False),
+        (range(40), [4, 8, 15, 16, 23, 39], True),
+        (range(40), [0, 2, 4, 6, 8, 10], True),
+        (range(40), [2, 1, 0], True),
+        ([*range(20), 90, 91], range(6), True),
+        (range(40), range(40, 46), False),
+    ],
+    ids=["numbers", "one left out", "drawn", "every other", "turned", "of more", "apart"],
+)
+def test_numbers_of_rows_are_no_ids_across_parts(tmp_path: Path, train: Any, test: Any, fails: bool) -> None:
+    """As `idx` of GLUE, which begins anew in each part."""
+    save_rows(tmp_path / "train", "jsonl", with_ids(list(train), 0))
+    save_rows(tmp_path / "test", "jsonl", with_ids(list(test), 1000))
+    if fails:
+        with pytest.raises(DataMissing, match=r"test/rows\.jsonl, row \d+: 'id' is '\d+' as in row \d+ of"):
+            SETS["imdb"].read(tmp_path / "train", tmp_path / "test")
+    else:
+        found = SETS["imdb"].read(tmp_path / "train", tmp_path / "test")
+        assert [len(part) for part in found] == [len(train), len(test)]
 
 
 def test_csv_cells_may_hold_line_breaks(tmp_path: Path) -> None:

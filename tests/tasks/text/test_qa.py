@@ -326,6 +326,18 @@ def test_runs_in_worker_processes_are_recorded_and_shown(at_work: Any) -> None:
         assert f">{METRICS[name].title}" in page
 
 
+def test_a_question_that_is_learned_from_is_not_answered(data: Data, root: Path) -> None:
+    """By its id, in whichever part and pair of languages."""
+    file = root / "mlqa/MLQA_V1/test/test-context-zh-question-es.json"
+    whole = json.loads(file.read_text())
+    learned = json.loads((root / "squad/train-v1.1.json").read_text())["data"][0]["paragraphs"][0]["qas"][0]["id"]
+    whole["data"][0]["paragraphs"][2]["qas"][0]["id"] = learned
+    file.write_text(json.dumps(whole))
+    message = rf"test-context-zh-question-es\.json, row 3: its id '{learned}' is that of a question of SQuAD or XQuAD"
+    with pytest.raises(DataMissing, match=message):
+        miniature().build(data)
+
+
 def question(**changes: Any) -> list[tuple[str, list[dict[str, Any]]]]:
     return [("a text", [{"id": "1", "question": "what?", "answers": [{"text": "text", "answer_start": 2}], **changes}])]
 
