@@ -174,7 +174,8 @@ def test_what_is_missing_is_named_with_what_to_type(tmp_path: Path, task: Any, d
     )
     with pytest.raises(DataMissing, match=message):
         task.read(Data(tmp_path))
-    (tmp_path / "text" / dataset / "train").mkdir(parents=True)
+    for part in ("train", "test"):
+        (tmp_path / "text" / dataset / part).mkdir(parents=True)
     with pytest.raises(
         DataMissing, match=r"train has no file; expected files of one form of \.csv, \.jsonl, \.parquet"
     ):
