@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from selfbench.methods.baselines.oracle_labels import OracleLabels
@@ -26,7 +26,7 @@ from selfbench.tasks.images.digits_semi import DigitsSemi
 
 STEPS, RATIO, WEIGHT = 70, 3, 5.0
 """In runs this short what pseudo-labels do shows at a larger weight than usual."""
-METHODS: dict[str, tuple[dict[str, Any], int, int, str]] = {
+METHODS: dict[str, tuple[dict[str, Any], float, float, str]] = {
     "pseudo-label": ({"ramp": 0.0}, 1, 1, "weak"),
     "fixmatch": ({}, 1, 2, "weak"),
     "flexmatch": ({}, 1, 2, "weak"),
@@ -34,6 +34,14 @@ METHODS: dict[str, tuple[dict[str, Any], int, int, str]] = {
     "softmatch": ({}, 1, 2, "weak"),
     "adamatch": ({}, 4, 2, "strong"),
     "noisy-student": ({"teacher": 0.05, "rounds": 1}, 1, 1, "strong"),
+    "uda": ({}, 1, 2, "weak"),
+    "mixmatch": ({"weight": 100.0, "alpha": 0.2}, 1, 8 / 3, "weak"),
+    "prototype": ({"teacher": 0.05}, 1, 1, "weak"),
+    "mean-teacher": ({"weight": 50.0, "ramp": 0.0}, 4 / 3, 4 / 3, "weak"),
+    "mutual-mean-teacher": ({"ramp": 0.0}, 2, 8 / 3, "weak"),
+    "fst-deep": ({"ahead": 1}, 2, 8 / 3, "weak"),
+    "fst-wide": ({"ahead": 1}, 2, 8 / 3, "weak"),
+    "robust-ssl": ({"inner": 1, "gamma_unlabeled": 10.0}, 1, 2, "weak"),
 }
 """Hyper-parameters, the passes of a step over a labelled and over an unlabelled example, the view of labelled ones."""
 Play = Callable[..., Any]
@@ -54,29 +62,62 @@ def given(digits_semi: BundleFolder) -> dict[str, Tensor]:
     return {"true": true, "random": random}
 
 
-def controlled(name: str, labels: Tensor, monkeypatch: pytest.MonkeyPatch) -> Any:
+def controlled(name: str, labels: Tensor, patch: pytest.MonkeyPatch) -> Any:
     """The method `name`, whose pseudo-labels are `labels` (U,), all of them sure."""
     entry = registry.get("method", name)
-    cls, module = entry.load(), importlib.import_module(str(entry.module))
-    if name == "noisy-student":
-        monkeypatch.setattr(cls, "_label", lambda self, inputs: labels)
-        return cls(ratio=RATIO, weight=WEIGHT, **METHODS[name][0])
-    now: list[Tensor] = []
-
-    def instead(logits: Tensor, *rest: Any) -> Tensor:
-        return F.cross_entropy(logits, labels[now[-1]])
-
-    loss = cls.loss
+    cls: Any = entry.load()
+    module = importlib.import_module(str(entry.module))
+    now: list[LabeledBatch | Batch] = []
+    loss, setup = cls.loss, cls.setup
 
     def watched(self: Any, labeled: LabeledBatch, unlabeled: Batch) -> Tensor:
-        now.append(unlabeled.index)
-        return loss(self, labeled, unlabeled)
+        now[:] = [labeled, unlabeled]
+        return loss(self, labeled, unlabeled)  # type: ignore[no-any-return]
 
-    monkeypatch.setattr(cls, "loss", watched)
-    names = [known for known in ("confident_cross_entropy", "weighted_cross_entropy") if hasattr(module, known)]
-    assert len(names) == 1
-    monkeypatch.setattr(module, names[0], instead)
-    return cls(ratio=RATIO, weight=WEIGHT, **METHODS[name][0])
+    def due() -> Tensor:
+        """The labels of the step's unlabelled examples."""
+        return labels[now[1].index]
+
+    def told(self: Any, model: nn.Module, view: Any) -> None:
+        setup(self, model, view)
+        teachers = [self.model] if name == "uda" else getattr(self, "teachers", None) or [self.teacher]
+        for teacher in teachers:
+            teacher.register_forward_hook(answer)
+
+    def answer(teacher: nn.Module, given: tuple[Tensor], logits: Tensor) -> Tensor | None:
+        """Sure logits in place of those of the unlabelled weak views, of which `given` may hold a part."""
+        if not teacher.training or not now or not len(now[1]):
+            return None
+        sure, n = 20.0 * F.one_hot(due(), 10).float(), len(now[1])
+        if len(logits) < n:
+            first = given[0].storage_offset() // given[0].stride(0)
+            return sure[first : first + len(logits)]
+        start = len(now[0]) if name == "uda" else len(logits) - n
+        return torch.cat([logits[:start], sure, logits[start + n :]])
+
+    patch.setattr(cls, "loss", watched)
+    if name == "noisy-student":
+        patch.setattr(cls, "_label", lambda self, inputs: labels)
+    elif name == "mixmatch":
+        patch.setattr(cls, "_guess", lambda self, unlabeled: F.one_hot(due(), 10).float())
+    elif name == "prototype":
+        begin = cls._label
+
+        def once(self: Any, view: Any) -> None:
+            begin(self, view)
+            self.q = F.one_hot(labels, 10).float()
+
+        patch.setattr(cls, "_label", once)
+    elif name == "robust-ssl":
+        perturbed = cls._perturbed
+        patch.setattr(cls, "_perturbed", lambda self, x, y, gamma: perturbed(self, x, due() if y is None else y, gamma))
+    elif name in ("uda", "mean-teacher", "mutual-mean-teacher", "fst-deep", "fst-wide"):
+        patch.setattr(cls, "setup", told)
+    else:
+        names = [known for known in ("confident_cross_entropy", "weighted_cross_entropy") if hasattr(module, known)]
+        assert len(names) == 1
+        patch.setattr(module, names[0], lambda logits, *rest: F.cross_entropy(logits, due()))
+    return cls(**{"ratio": RATIO, "weight": WEIGHT, **METHODS[name][0]})
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +126,9 @@ def errors() -> dict[str, float]:
     return {}
 
 
-def error(play: Play, bundle: BundleFolder, method: Any, labeled: int, unlabeled: int, name: str = "tested") -> float:
+def error(
+    play: Play, bundle: BundleFolder, method: Any, labeled: float, unlabeled: float, name: str = "tested"
+) -> float:
     """The error after `STEPS` steps, each of `labeled` + `RATIO` x `unlabeled` passes a labelled example."""
     limit = 3.0 * STEPS * Small.recipe.batch_size * (labeled + RATIO * unlabeled)
     return float(play(method, Small(), bundle, limit=limit, name=name).metrics["error"])
