@@ -16,7 +16,8 @@ def repeat_command(spec: RunSpec, seeds: str = "") -> str:
     words = ["selfbench", "run", "-t", spec.task.name, "-m", spec.method.name, "-s", seeds or str(spec.seed)]
     preset = _or_empty("task", spec.task.name, lambda entry: entry.options).get("preset", "")
     defaults = _or_empty("method", spec.method.name, lambda entry: entry.params(preset=preset))
-    for name, value in spec.method.params.items():
+    added = _or_empty("method", spec.method.name, lambda entry: entry.added)
+    for name, value in {**added, **spec.method.params}.items():
         if defaults.get(name) != value:
             words += ["-p", f"{name}={format_value(value)}"]
     standard = _or_empty("task", spec.task.name, lambda entry: entry.options["budget"])

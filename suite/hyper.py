@@ -17,17 +17,17 @@ def hyper(
     log: bool = False,
     choices: Sequence[Any] | None = None,
     help: str = "",
+    added: bool = False,
 ) -> Any:
     """A dataclass field for one hyper-parameter.
 
     All arguments must be literals: the registry reads them without importing the file. `low` and `high` are
     inclusive bounds and also the search range of tuning (`log` draws it on a log scale); `choices` lists the
-    allowed values of a categorical one.
+    allowed values of a categorical one. `added` marks one that its method got after runs of it were recorded: where it
+    has its default it is no part of a run's identity, so that the earlier records stay those of the method.
     """
-    return dataclasses.field(
-        default=default,
-        metadata={"hyper": {"low": low, "high": high, "log": log, "choices": choices, "help": help}},
-    )
+    rule = {"low": low, "high": high, "log": log, "choices": choices, "help": help, "added": added}
+    return dataclasses.field(default=default, metadata={"hyper": rule})
 
 
 def check_value(owner: str, name: str, value: Any, default: Any, rule: Mapping[str, Any]) -> Any:

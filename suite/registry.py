@@ -55,6 +55,7 @@ class Hyper:
     log: bool = False
     choices: tuple[Any, ...] | None = None
     help: str = ""
+    added: bool = False
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,11 @@ class Entry:
             rule = {"low": item.low, "high": item.high, "choices": item.choices}
             result[name] = check_value(f"{self.kind} '{self.name}'", name, value, item.default, rule)
         return result
+
+    @property
+    def added(self) -> dict[str, Any]:
+        """Hyper-parameters that came after runs were recorded, with the defaults at which a spec leaves them out."""
+        return {item.name: item.default for item in self.hypers if item.added}
 
 
 def register_method(

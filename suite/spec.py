@@ -41,7 +41,10 @@ class TaskRef(Frozen):
 
 
 class MethodRef(Frozen):
-    """`params` holds every hyper-parameter, defaults included, so that a changed default is another run."""
+    """`params` holds every hyper-parameter, defaults included, so that a changed default is another run.
+
+    One that was added after runs were recorded is left out where it has its default (`hyper`).
+    """
 
     name: str
     version: str

@@ -191,7 +191,8 @@ def make_spec(
         raise UsageError(
             f"{where}: a stream has one prediction of each image and nothing to select; leave out '{rule}'."
         )
-    chosen = method.params(params, task.options["preset"])
+    chosen, added = method.params(params, task.options["preset"]), method.added
+    chosen = {name: value for name, value in chosen.items() if name not in added or value != added[name]}
     try:
         return RunSpec(
             task=TaskRef(name=task.name, version=task.version),

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from ...suite.hyper import hyper
 from ...suite.protocols.adaptation import AdaptationMethod, Batch, LabeledBatch
 from ...suite.registry import register_method
+from ..common.augment import chosen_view
 from ..common.losses import confident_cross_entropy
 
 
@@ -34,29 +35,31 @@ class FixMatch(AdaptationMethod):
     alpha weak, A strong augmentation; mu = `ratio` unlabelled examples per labelled one. All views pass
     in one forward, so that batch norm sees them as one batch. lambda_u is constant: the mask does the
     work of a ramp. The presets `wilds-*` are the values of WILDS 2.0's public code (arXiv:2112.05090),
-    which views labelled examples strongly as well.
+    which views labelled examples strongly as well: `augment` "strong" puts A(x_b) in the place of alpha(x_b).
     """
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "imagenet": {"threshold": 0.7, "weight": 10.0, "ratio": 5},
         "usb": {"ratio": 1},
-        "wilds-camelyon17": {"threshold": 0.7, "ratio": 1},
-        "wilds-domainnet": {"threshold": 0.7, "ratio": 2},
-        "wilds-fmow": {"threshold": 0.7, "ratio": 1},
-        "wilds-iwildcam": {"threshold": 0.7, "ratio": 1},
+        "wilds-camelyon17": {"threshold": 0.7, "ratio": 1, "augment": "strong"},
+        "wilds-domainnet": {"threshold": 0.7, "ratio": 2, "augment": "strong"},
+        "wilds-fmow": {"threshold": 0.7, "ratio": 1, "augment": "strong"},
+        "wilds-iwildcam": {"threshold": 0.7, "ratio": 1, "augment": "strong"},
     }
 
     threshold: float = hyper(0.95, low=0.0, high=1.0, help="confidence tau from which a prediction is a label")
     weight: float = hyper(1.0, low=0.0, high=10.0, help="weight lambda_u of the unlabelled loss")
     ratio: int = hyper(7, low=1, high=16, help="unlabelled examples per labelled one, mu")
+    augment: str = hyper("weak", choices=("weak", "strong"), added=True, help="view of the labelled examples")
 
     def unlabeled_ratio(self) -> int:
         return self.ratio if self.weight > 0 else 0
 
     def loss(self, labeled: LabeledBatch, unlabeled: Batch) -> Tensor:
+        x = chosen_view(labeled, self.augment)
         if len(unlabeled) == 0:
-            return F.cross_entropy(self.model(labeled.weak), labeled.y)
-        logits = self.model(torch.cat([labeled.weak, unlabeled.weak, unlabeled.strong]))
+            return F.cross_entropy(self.model(x), labeled.y)
+        logits = self.model(torch.cat([x, unlabeled.weak, unlabeled.strong]))
         of_labeled, of_weak, of_strong = logits.split([len(labeled), len(unlabeled), len(unlabeled)])
         loss = F.cross_entropy(of_labeled, labeled.y)
         return loss + self.weight * confident_cross_entropy(of_strong, of_weak, self.threshold)

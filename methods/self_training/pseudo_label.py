@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...suite.hyper import hyper
 from ...suite.protocols.adaptation import AdaptationMethod, Batch, LabeledBatch
 from ...suite.registry import register_method
+from ..common.augment import check_augment, chosen_view
 from ..common.losses import confident_cross_entropy
 from ..common.norm import frozen_running_statistics
 from ..common.ramps import linear
+
+if TYPE_CHECKING:
+    from ...suite.protocols.adaptation_loop import View
 
 
 @register_method("pseudo-label", family="self-training", protocol="adaptation", paper="-")
@@ -29,31 +33,37 @@ class PseudoLabel(AdaptationMethod):
     `weight` over the first `ramp` of the budget; tau and ramp are those of Oliver et al. 2018
     (arXiv:1804.09170). As in later comparisons, labelled and unlabelled examples pass separately, and
     only the labelled ones move the running statistics of batch norm. The presets `wilds-*` are the values
-    of WILDS 2.0's public code (arXiv:2112.05090), which views all pictures strongly.
+    of WILDS 2.0's public code (arXiv:2112.05090), which views all pictures strongly: with `augment` "strong"
+    x and u are strong views.
     """
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "wilds-amazon": {"threshold": 0.7},
-        "wilds-camelyon17": {"threshold": 0.7},
+        "wilds-camelyon17": {"threshold": 0.7, "augment": "strong"},
         "wilds-civilcomments": {"threshold": 0.7},
-        "wilds-domainnet": {"threshold": 0.7, "ratio": 2},
-        "wilds-fmow": {"threshold": 0.7},
-        "wilds-iwildcam": {"threshold": 0.7},
+        "wilds-domainnet": {"threshold": 0.7, "ratio": 2, "augment": "strong"},
+        "wilds-fmow": {"threshold": 0.7, "augment": "strong"},
+        "wilds-iwildcam": {"threshold": 0.7, "augment": "strong"},
     }
 
     threshold: float = hyper(0.95, low=0.0, high=1.0, help="confidence tau from which a prediction is a label")
     weight: float = hyper(1.0, low=0.0, high=10.0, help="final weight of the unlabelled loss")
     ramp: float = hyper(0.4, low=0.0, high=1.0, help="share of the budget over which the weight rises")
     ratio: int = hyper(1, low=1, high=16, help="unlabelled examples per labelled one")
+    augment: str = hyper("weak", choices=("weak", "strong"), added=True, help="view of all examples")
+
+    def setup(self, model: nn.Module, view: View) -> None:
+        super().setup(model, view)
+        check_augment("pseudo-label", self.augment, view)
 
     def unlabeled_ratio(self) -> int:
         return self.ratio if self.weight > 0 else 0
 
     def loss(self, labeled: LabeledBatch, unlabeled: Batch) -> Tensor:
         weight = self.weight * linear(self.view.progress, self.ramp)
-        loss = F.cross_entropy(self.model(labeled.weak), labeled.y)
+        loss = F.cross_entropy(self.model(chosen_view(labeled, self.augment)), labeled.y)
         if len(unlabeled) == 0:
             return loss
         with frozen_running_statistics(self.model):
-            logits = self.model(unlabeled.weak)
+            logits = self.model(chosen_view(unlabeled, self.augment))
         return loss + weight * confident_cross_entropy(logits, logits, self.threshold)

@@ -64,7 +64,7 @@ class Catalogue:
         if entry is not None:
             defaults = {item.name: item.default for item in entry.hypers}
             shown = {key: value for key, value in params.items() if key not in defaults or defaults[key] != value}
-            shown |= {key: None for key in defaults if key not in params}
+            shown |= {key: None for key in defaults if key not in params and key not in entry.added}
         if not shown:
             return name
         return f"{name}[{', '.join(f'{key}={_value(shown[key])}' for key in sorted(shown))}]"

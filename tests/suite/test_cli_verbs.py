@@ -153,6 +153,7 @@ def test_interrupting_keeps_what_is_finished(tmp_path: Path) -> None:
         ("tent", {"lr": 0.003, "optimizer": "sgd"}, {"budget": {"limit": 5000, "wall_seconds": 7}}),
         ("norm", {"source_weight": 0.5}, {"settings": Settings("cpu", "bf16", 2)}),
         ("fixmatch", {"threshold": 0.5}, {"selection": "validation"}),
+        ("fixmatch", {"augment": "strong"}, {}),
     ],
 )
 def test_the_command_of_a_record_repeats_its_run(method: str, params: dict, options: dict) -> None:
@@ -169,6 +170,14 @@ def test_the_command_of_a_record_repeats_its_run(method: str, params: dict, opti
         precision=given.get("--precision", ["fp32"])[0], threads=int(given.get("--threads", ["1"])[0]),
     )  # fmt: skip
     assert again.run_id == spec.run_id
+
+
+def test_the_command_of_a_run_that_leaves_a_preset_alone_says_so() -> None:
+    """`augment` was added and is "strong" in the preset of the task; at its default no spec names it."""
+    [spec] = expand(tasks=["wilds-fmow"], methods=[{"name": "fixmatch", "params": {"augment": "weak"}}], seeds=[0])
+    assert "augment" not in spec.method.params
+    words = shlex.split(repeat_command(spec))
+    assert words[words.index("-p") + 1] == "augment=weak"
 
 
 def test_seeds_and_assignments() -> None:

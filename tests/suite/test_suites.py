@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from selfbench.suite import registry
+from selfbench.suite.board.catalogue import Catalogue
 from selfbench.suite.errors import UsageError
+from selfbench.suite.spec import canonical
 from selfbench.suite.suites import Settings, expand, load_suite, read_suite, suite_names
 
 HEAD = 'name = "mine"\nseeds = [0, 1]\n'
@@ -160,3 +162,23 @@ def test_a_need_that_is_not_granted_is_named(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(UsageError, match=r"run: method 'tent' needs \S+, which task 'bare-stream' does not grant"):
         expand(tasks=["bare-stream"], methods=["source", "tent"], seeds=[0])
     assert len(expand(tasks=["bare-stream"], methods=["source"], seeds=[0])) == 1
+
+
+def test_a_hyper_parameter_that_was_added_leaves_earlier_runs_what_they_were(write) -> None:
+    """Where it has its default it is no part of the spec; where it has another value, by hand or by a preset, it is."""
+    entry = registry.get("method", "fixmatch")
+    assert entry.added == {"augment": "weak"}
+    assert entry.params()["augment"] == "weak"
+    [usual] = expand(tasks=["toy-adaptation"], methods=["fixmatch"], seeds=[0])
+    assert usual.method.params.keys() == {"lr_scale", "threshold", "weight", "ratio"}
+    [given] = expand(tasks=["toy-adaptation"], methods=[{"name": "fixmatch", "params": {"augment": "weak"}}], seeds=[0])
+    assert given.run_id == usual.run_id
+    [other] = expand(
+        tasks=["toy-adaptation"], methods=[{"name": "fixmatch", "params": {"augment": "strong"}}], seeds=[0]
+    )
+    assert other.method.params == usual.method.params | {"augment": "strong"}
+    [preset] = expand(tasks=["wilds-fmow"], methods=["fixmatch"], seeds=[0])
+    assert preset.method.params["augment"] == "strong"
+    label = Catalogue.registered().label
+    assert label("fixmatch", "1", canonical(usual.method.params).decode()) == "fixmatch"
+    assert label("fixmatch", "1", canonical(other.method.params).decode()) == "fixmatch[augment=strong]"

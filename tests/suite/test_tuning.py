@@ -125,7 +125,7 @@ def test_a_new_hyper_parameter_changes_no_other_one() -> None:
 
 def test_what_is_held_fixed_is_not_drawn() -> None:
     planned = search(fixed={"ratio": 2, "weight": 0.5})
-    assert planned.drawn == ("lr_scale", "threshold")
+    assert planned.drawn == ("lr_scale", "threshold", "augment")
     assert {(draw.params["ratio"], draw.params["weight"]) for draw in planned.draws} == {(2, 0.5)}
     assert [draw.params["threshold"] for draw in planned.draws] == [
         draw.params["threshold"] for draw in search().draws

@@ -8,14 +8,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from selfbench.methods.baselines.supervised import Supervised
 from selfbench.methods.self_training.fixmatch import FixMatch
 from selfbench.suite.protocols.adaptation import Batch, LabeledBatch
 
 
-def _slow(model: Any, labeled: Any, unlabeled: Any, threshold: float, weight: float) -> tuple[Tensor, int]:
+def _slow(
+    model: Any, labeled: Any, unlabeled: Any, threshold: float, weight: float, augment: str = "weak"
+) -> tuple[Tensor, int]:
     """One example at a time; the loss and how many unlabelled examples were kept."""
     supervised = torch.zeros((), dtype=torch.float64)
-    for x, y in zip(labeled.weak, labeled.y, strict=True):
+    for x, y in zip(getattr(labeled, augment), labeled.y, strict=True):
         z = model(x[None])[0]
         supervised = supervised + z.exp().sum().log() - z[y]
     own, kept = torch.zeros((), dtype=torch.float64), 0
@@ -29,14 +32,14 @@ def _slow(model: Any, labeled: Any, unlabeled: Any, threshold: float, weight: fl
     return supervised / len(labeled) + weight * own / len(unlabeled), kept
 
 
-@pytest.mark.parametrize("weight", [1.0, 3.0])
+@pytest.mark.parametrize(("weight", "augment"), [(1.0, "weak"), (3.0, "weak"), (1.0, "strong")])
 def test_loss_and_gradient_equal_a_loop_over_examples(
-    make_view: Callable[..., Any], make_batches: Callable[..., Any], weight: float
+    make_view: Callable[..., Any], make_batches: Callable[..., Any], weight: float, augment: str
 ) -> None:
-    method = FixMatch(threshold=0.4, weight=weight)
+    method = FixMatch(threshold=0.4, weight=weight, augment=augment)
     labeled, unlabeled = make_batches(make_view(method))
     parameters = list(method.model.parameters())
-    slow, kept = _slow(method.model, labeled, unlabeled, 0.4, weight)
+    slow, kept = _slow(method.model, labeled, unlabeled, 0.4, weight, augment)
     assert 0 < kept < len(unlabeled)
     expected = torch.autograd.grad(slow, parameters)
     loss = method.loss(labeled, unlabeled)
@@ -93,3 +96,8 @@ def test_all_views_pass_as_one_batch(
     method.loss(labeled, unlabeled)
     torch.testing.assert_close(method.model[1].running_mean, expected, rtol=0, atol=1e-12)
     assert method.model[1].num_batches_tracked.item() == 1
+
+
+def test_weight_zero_is_the_baseline_on_the_same_view(adapt: Callable[..., Any]) -> None:
+    mine, theirs = adapt(FixMatch(weight=0.0, augment="strong")), adapt(Supervised(augment="strong"))
+    assert all((a == b).all() for a, b in zip(mine.logits, theirs.logits, strict=True))

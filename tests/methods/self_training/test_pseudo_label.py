@@ -8,17 +8,20 @@ import pytest
 import torch
 from torch import Tensor
 
+from selfbench.methods.baselines.supervised import Supervised
 from selfbench.methods.self_training.pseudo_label import PseudoLabel
 
 
-def _slow(model: Any, labeled: Any, unlabeled: Any, threshold: float, weight: float) -> tuple[Tensor, int]:
+def _slow(
+    model: Any, labeled: Any, unlabeled: Any, threshold: float, weight: float, augment: str
+) -> tuple[Tensor, int]:
     """One example at a time; the loss and how many unlabelled examples were kept."""
     supervised = torch.zeros((), dtype=torch.float64)
-    for x, y in zip(labeled.weak, labeled.y, strict=True):
+    for x, y in zip(getattr(labeled, augment), labeled.y, strict=True):
         z = model(x[None])[0]
         supervised = supervised + z.exp().sum().log() - z[y]
     own, kept = torch.zeros((), dtype=torch.float64), 0
-    for u in unlabeled.weak:
+    for u in getattr(unlabeled, augment):
         z = model(u[None])[0]
         p = z.exp() / z.exp().sum()
         best = max(range(len(p)), key=lambda k: p[k].item())
@@ -28,14 +31,15 @@ def _slow(model: Any, labeled: Any, unlabeled: Any, threshold: float, weight: fl
     return supervised / len(labeled) + weight * own / len(unlabeled), kept
 
 
+@pytest.mark.parametrize("augment", ["weak", "strong"])
 @pytest.mark.parametrize(("progress", "ramp"), [(0.1, 0.25), (0.2, 0.5), (0.25, 1.0), (0.9, 1.0)])
 def test_loss_and_gradient_equal_a_loop_over_examples(
-    make_view: Callable[..., Any], make_batches: Callable[..., Any], progress: float, ramp: float
+    make_view: Callable[..., Any], make_batches: Callable[..., Any], progress: float, ramp: float, augment: str
 ) -> None:
-    method = PseudoLabel(threshold=0.4, weight=2.0, ramp=ramp)
+    method = PseudoLabel(threshold=0.4, weight=2.0, ramp=ramp, augment=augment)
     labeled, unlabeled = make_batches(make_view(method, progress=progress))
     parameters = list(method.model.parameters())
-    slow, kept = _slow(method.model, labeled, unlabeled, 0.4, 2.0 * min(1.0, progress / ramp))
+    slow, kept = _slow(method.model, labeled, unlabeled, 0.4, 2.0 * min(1.0, progress / ramp), augment)
     assert 0 < kept < len(unlabeled)
     expected = torch.autograd.grad(slow, parameters)
     loss = method.loss(labeled, unlabeled)
@@ -69,3 +73,8 @@ def test_only_labelled_examples_move_the_running_statistics(
     expected = 0.1 * hidden.mean(0)
     torch.testing.assert_close(method.model[1].running_mean, expected, rtol=0, atol=1e-12)
     assert method.model[1].num_batches_tracked.item() == 1
+
+
+def test_weight_zero_is_the_baseline_on_the_same_view(adapt: Callable[..., Any]) -> None:
+    mine, theirs = adapt(PseudoLabel(weight=0.0, augment="strong")), adapt(Supervised(augment="strong"))
+    assert all((a == b).all() for a, b in zip(mine.logits, theirs.logits, strict=True))

@@ -34,8 +34,9 @@ def test_presets_are_those_of_tasks() -> None:
         ("coral", "wilds-iwildcam", {"weight": 10.0, "groups": 2, "augment": "strong", "ratio": 1}),
         ("dann", "wilds-fmow", {"weight": 1.0, "groups": 8, "augment": "strong", "feature_scale": 0.1}),
         ("afn", "wilds-camelyon17", {"weight": 0.01, "step": 1.0, "kind": "stepwise", "augment": "strong"}),
-        ("pseudo-label", "wilds-amazon", {"threshold": 0.7, "weight": 1.0, "ramp": 0.4, "ratio": 1}),
-        ("fixmatch", "wilds-fmow", {"threshold": 0.7, "weight": 1.0, "ratio": 1}),
+        ("pseudo-label", "wilds-amazon", {"threshold": 0.7, "weight": 1.0, "ramp": 0.4, "augment": "weak"}),
+        ("pseudo-label", "wilds-iwildcam", {"threshold": 0.7, "weight": 1.0, "ratio": 1, "augment": "strong"}),
+        ("fixmatch", "wilds-fmow", {"threshold": 0.7, "weight": 1.0, "ratio": 1, "augment": "strong"}),
         ("noisy-student", "wilds-poverty", {"dropout": 0.5, "rounds": 2, "ratio": 1, "labels": "hard"}),
     ],
 )
