@@ -18,6 +18,9 @@ class Metric:
     percent: bool = True
 
 
+PROBE = "probe_"
+"""Begins the names of the shares of a task's probes that are right: what is asked beside its own problems."""
+
 METRICS: Mapping[str, Metric] = {
     metric.name: metric
     for metric in (
@@ -50,7 +53,13 @@ METRICS: Mapping[str, Metric] = {
         Metric("pass_at_k", "At least one right of k samples", "higher"),
         Metric("swap_consistency", "Verdicts that agree in both orders", "higher"),
         Metric("lenient_accuracy", "Accuracy of the lenient parser", "higher"),
-        Metric("parse_rate", "Samples that parse", "higher"),
+        Metric("response_parse_rate", "Scored responses that parse", "higher"),
+        Metric("parse_rate", "Samples for the vote that parse", "higher"),
+        Metric("plain_accuracy", "Accuracy of greedy responses instead", "higher"),
+        Metric("answer_tokens", "Tokens of a response", "lower", percent=False),
+        Metric("own_parse_rate", "Own samples in the pool that parse", "higher"),
+        Metric("feedback_parse_rate", "Own feedback that parses", "higher"),
+        Metric("probe_arc_easy", "ARC-Easy, asked besides", "higher"),
         Metric("end_error", "Error in the last tenth of the stream", "lower"),
         Metric("clean_error", "Clean error after the stream", "lower"),
         Metric("nll", "Negative log-likelihood", "lower", percent=False),
@@ -60,3 +69,13 @@ METRICS: Mapping[str, Metric] = {
         Metric("excess_error", "Error above the Bayes error", "lower"),
     )
 }
+
+
+def metric_of(name: str) -> Metric:
+    """The metric called `name`. Of those that nobody declared a probe is a share, others are as they are: lower is
+    better."""
+    if name in METRICS:
+        return METRICS[name]
+    if name.startswith(PROBE):
+        return Metric(name, f"Probe: {name.removeprefix(PROBE).replace('_', ' ')}", "higher")
+    return Metric(name, name, "lower", percent=False)

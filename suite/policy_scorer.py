@@ -15,6 +15,7 @@ from .bundle import Array, BundleFolder
 from .errors import MethodError
 from .files import write_atomic
 from .gate import Gate
+from .metrics import PROBE
 from .outcome import Outcome
 from .protocols.interpreter import Interpreter
 from .protocols.policy import PolicyTask
@@ -30,10 +31,10 @@ METRIC = "accuracy"
 _TRUTHS = frozenset({"verifier", "answers", "solutions"})
 """Needs by which a method is told what is right in the pool."""
 SCORED = (
-    "accuracy", "majority_accuracy", "pass_at_k", "parse_rate", "lenient_accuracy", "swap_consistency", "correlation",
-    "rank_correlation",
+    "accuracy", "majority_accuracy", "pass_at_k", "response_parse_rate", "parse_rate", "lenient_accuracy",
+    "swap_consistency", "correlation", "rank_correlation",
 )  # fmt: skip
-"""The values of a round that are metrics of the record; the others stand in its curve alone."""
+"""The values of a round that are metrics of the record, as are those of probes; the others stand in its curve."""
 
 
 class PolicyScorer:
@@ -186,6 +187,7 @@ class PolicyScorer:
         by_prompt = [answers[at : at + k] for at in range(0, len(answers), k)] if k else []
         majority = [majority_answer(group) for group in by_prompt]
         values = {**self._task.scores(means, self._test), "tokens": float(tokens)}
+        values["response_parse_rate"] = float(np.mean([answer is not None for answer in means]))
         if k:
             values |= {
                 "majority_accuracy": float(
@@ -210,7 +212,7 @@ class PolicyScorer:
             chosen = arrays.get(f"probe:{name}")
             if chosen is None or chosen.shape != truths.shape:
                 raise MethodError(f"the method's process sent no answers to the {len(truths)} questions of '{name}'")
-            values[f"probe_{name.replace('-', '_')}"] = float(np.mean(chosen == truths))
+            values[f"{PROBE}{name.replace('-', '_')}"] = float(np.mean(chosen == truths))
         if "plain" in arrays:
             plain = self._read(arrays, "plain", 1)
             found = self._answers(plain)
@@ -222,6 +224,10 @@ class PolicyScorer:
                 values["answer_code_runs"] = float(fields["answer_code_runs"]) / len(plain)
         if "code_runs" in fields:
             values["code_runs"] = float(fields["code_runs"])
+        for name in ("own", "feedback"):
+            made, parsed = fields.get(f"{name}_parsed", (0, 0))
+            if made:
+                values[f"{name}_parse_rate"] = float(parsed) / float(made)
         values |= self._gate.figures()
         trained, self._trained = self._trained, {}
         labels = trained.get("examples", []) + trained.get("chosen", [])
@@ -253,8 +259,9 @@ class PolicyScorer:
         chosen = self._points[index]
         curve = [Point(x=float(number), values=item) for number, item in enumerate(values)]
         diagnostics = {"selected_at": float(index), "verdicts": float(len(self._judged))}
-        diagnostics |= {name: value for name, value in chosen["values"].items() if name not in SCORED}
-        metrics = {name: chosen["values"][name] for name in SCORED if name in chosen["values"]}
+        scored = [*SCORED, *sorted(name for name in chosen["values"] if name.startswith(PROBE))]
+        diagnostics |= {name: value for name, value in chosen["values"].items() if name not in scored}
+        metrics = {name: chosen["values"][name] for name in scored if name in chosen["values"]}
         groups = {METRIC: chosen["groups"]} if chosen["groups"] else {}
         return Outcome(metrics, groups, len(self._test), curve, chosen["sha256"], diagnostics)
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from .. import registry
-from ..metrics import METRICS, Metric
 from ..registry import Entry
 from .rules import CONTROL_FAMILIES, UPPER_BOUND_FAMILIES
 
@@ -68,11 +67,6 @@ class Catalogue:
         if not shown:
             return name
         return f"{name}[{', '.join(f'{key}={_value(shown[key])}' for key in sorted(shown))}]"
-
-
-def metric_of(name: str) -> Metric:
-    """The metric called `name`; one that nobody declared is shown as it is, lower is better."""
-    return METRICS.get(name) or Metric(name, name, "lower", percent=False)
 
 
 def _value(value: object) -> str:

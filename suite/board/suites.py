@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..metrics import metric_of
 from ..store import Summary
-from .catalogue import Catalogue, metric_of
+from .catalogue import Catalogue
 from .intervals import Array, Interval, expanded_level
 from .rules import BOOTSTRAP_SEED, MIN_SEEDS, MIN_TASKS, RESAMPLES
 from .scores import UPPER_BOUND, Score, TaskBoard, score_field

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from ..metrics import Metric
+from ..metrics import Metric, metric_of
 from ..spec import Budget, RunSpec, canonical
 from ..store import Summary
-from .catalogue import Catalogue, metric_of
+from .catalogue import Catalogue
 from .intervals import Array
 
 OK = "ok"

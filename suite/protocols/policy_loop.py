@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,6 +51,9 @@ def run_policy(
     model = task.policy(weights, context.spec.precision)
     policy = Policy(model.to(context.device), task, meter, context, view.prompts, method.lr_scale)
     policy.place("test", test)
+    if not view._interpreter.has_code:
+        # What code prints is its answer, and to run it takes time.
+        policy.read_with(task.answer)
     number = 0
     # A resumed run does so again, for `setup` may look at it.
     if first is not None:
@@ -62,7 +66,9 @@ def run_policy(
 
     def evaluate() -> None:
         known = dict(first.responses) if first is not None and not number else None
-        responses, fields = known or policy.evaluate(test, number, cloze, probes), {}
+        # Of the round; the evaluation may read more of both.
+        fields: dict[str, Any] = {"own_parsed": policy.own, "feedback_parsed": view.feedback_read}
+        responses = known or policy.evaluate(test, number, cloze, probes)
         if own:
             asked = view._interpreter.asked
             made, fields["answer_tokens"] = policy.answers(method, test, number)
@@ -90,6 +96,7 @@ def run_policy(
             evaluate()
         while number < task.rounds:
             policy.begin(number + 1)
+            view.feedback_read = (0, 0)
             with meter.running():
                 method.round(policy, view, number + 1)
             number += 1

@@ -75,13 +75,17 @@ class Policy:
         self._answers_for: int | None = None
         self._reference: dict[tuple[str, str, str], float] = {}
         self._rollouts = Rollouts(context.work / "rollouts")
+        self._reader: Callable[[str], str | None] | None = None
+        self.own = (0, 0)
         self.keep(BASE)
 
     def generate(
         self, prompts: Sequence[str], n: int = 1, temperature: float = 1.0, top_p: float = 1.0, under: str = ""
     ) -> list[list[str]]:
         """`n` responses to every prompt; temperature 0 is greedy. `under` names kept weights to use instead."""
-        return self._generate(prompts, n, Sampling(temperature, top_p), under)
+        made = self._generate(prompts, n, Sampling(temperature, top_p), under)
+        self._read(prompts, made)
+        return made
 
     def step(
         self,
@@ -318,9 +322,20 @@ class Policy:
         """Say of which problems the prompts are, for an environment to know its world."""
         self._places |= {prompt: (part, number) for number, prompt in enumerate(prompts)}
 
+    def read_with(self, parse: Callable[[str], str | None]) -> None:
+        """Count from here on how many whole responses to the pool a round generates, and how many parse: `own`."""
+        self._reader = parse
+
+    def _read(self, prompts: Sequence[str], made: Sequence[Sequence[str]]) -> None:
+        if self._reader is None or self._answers_for is not None:
+            return
+        texts = [text for prompt, group in zip(prompts, made, strict=True) if prompt in self._numbers for text in group]
+        parsed = sum(self._reader(text) is not None for text in texts)
+        self.own = (self.own[0] + len(texts), self.own[1] + parsed)
+
     def begin(self, number: int) -> None:
-        """Begin a round: random streams and caches depend on its number and the calls in it alone."""
-        self._round, self._calls = number, 0
+        """Begin a round: random streams, caches and counts depend on its number and the calls in it alone."""
+        self._round, self._calls, self.own = number, 0, (0, 0)
         self._reference.clear()
         self._rollouts.begin(number)
 

@@ -49,6 +49,7 @@ class PolicyView:
         self.prompts = task.prompts(public, plan["pool"])
         self._probe = task.prompts(public, plan["probe"])
         self.probed = False
+        self.feedback_read = (0, 0)
         shown = task.prompts(public, plan["demonstrations"])
         self.demonstrations = [Example(*pair) for pair in zip(shown, unpack(plan["responses"]), strict=True)]
         self.answers = unpack(plan["answers"])
@@ -110,7 +111,9 @@ class PolicyView:
 
     def approves(self, feedback: str) -> bool | None:
         """Whether feedback finds nothing wrong; None where it cannot be read."""
-        return self._task.approves(feedback)
+        found = self._task.approves(feedback)
+        self.feedback_read = (self.feedback_read[0] + 1, self.feedback_read[1] + (found is not None))
+        return found
 
     def hinted(self, prompt: str, answer: str) -> str:
         """`prompt` with `answer` given away, for rationales."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..board.scores import Score, TaskBoard
-from ..metrics import METRICS, Metric
+from ..metrics import METRICS, PROBE, Metric, metric_of
 from .charts import Curve, heat_steps
 
 Records = Mapping[str, Mapping[str, Any]]
@@ -61,16 +61,22 @@ def wanted(board: TaskBoard) -> list[str]:
     return [item.run.run_id for score in scores for item in score.row.outcomes if item.value is not None]
 
 
-def curves(board: TaskBoard, records: Records) -> list[Curve]:
-    """Mean curves of the primary metric over seeds, with the range between them."""
+def probes(records: Records) -> list[str]:
+    """The names of the values of curves that are no score of the task itself, such as what a policy has forgotten."""
+    return sorted({name for record in records.values() for p in record["curve"] for name in p["values"]
+                   if name.startswith(PROBE)})  # fmt: skip
+
+
+def curves(board: TaskBoard, records: Records, name: str = "") -> list[Curve]:
+    """Mean curves of the primary metric, or of `name`, over seeds, with the range between them."""
+    name = name or board.field.condition.primary
     found = []
     for score in shown(board.scores, MOST_CURVES):
         lines = []
         for record in _records(score, records):
-            points = [p for p in record["curve"] if board.field.condition.primary in p["values"]]
+            points = [p for p in record["curve"] if name in p["values"]]
             if len(points) > 1:
-                x = [float(p["x"]) for p in points]
-                lines.append((x, [float(p["values"][board.field.condition.primary]) for p in points]))
+                lines.append(([float(p["x"]) for p in points], [float(p["values"][name]) for p in points]))
         if lines:
             found.append(_curve(score, lines))
     return found
@@ -102,17 +108,21 @@ def data_facts(records: Iterable[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def other_metrics(board: TaskBoard, records: Records) -> OtherMetrics | None:
-    """What the records hold beside the primary metric, or None where that is nothing."""
+    """What the records hold beside the primary metric, or None where that is nothing.
+
+    Diagnostics are among them where they have a title in `METRICS`.
+    """
     primary = board.field.condition.primary
     gathered: list[tuple[Score, dict[str, list[float]]]] = []
     for score in shown(board.scores, MOST_HEAT_ROWS):
         values: dict[str, list[float]] = {}
         for record in _records(score, records):
-            for name, value in record["metrics"].items():
+            for name, value in (record["diagnostics"] | record["metrics"]).items():
                 values.setdefault(name, []).append(float(value))
         gathered.append((score, values))
     present = {name for _, values in gathered for name in values} - {primary, "accuracy" if primary == "error" else ""}
     names = [name for name in METRICS if name in present]
+    names += sorted(name for name in present if name.startswith(PROBE) and name not in METRICS)
     if not names:
         return None
     rows = [
@@ -123,7 +133,7 @@ def other_metrics(board: TaskBoard, records: Records) -> OtherMetrics | None:
     source = next((end for (score, _), end in zip(gathered, ends, strict=True) if score.row.method == "source"), {})
     gaps = [[end[seed] - source[seed] for seed in end.keys() & source.keys()] for end in ends]
     to_source = tuple(float(np.mean(gap)) if gap else None for gap in gaps) if source else None
-    return OtherMetrics(tuple(METRICS[name] for name in names), tuple(rows), to_source)
+    return OtherMetrics(tuple(map(metric_of, names)), tuple(rows), to_source)
 
 
 def _ends(score: Score, records: Records) -> dict[int, float]:

@@ -9,8 +9,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from ..board import formats
-from ..board.catalogue import metric_of
 from ..board.table import budget_text
+from ..metrics import metric_of
 from . import charts
 
 SITE = Path(__file__).resolve().parents[2] / "site"

@@ -20,6 +20,7 @@ from ..board.formats import compact, slug
 from ..board.scores import Score, TaskBoard
 from ..board.suites import SuiteBoard
 from ..data_facts import sentences
+from ..metrics import metric_of
 from ..needs import NEEDS
 from ..registry import Entry
 from ..store import Summary, read_bodies
@@ -193,6 +194,11 @@ class Pages:
         records = {name: from_json(body) for name, body in read_bodies(self.index, details.wanted(board)).items()}
         curves = details.curves(board, records)
         shared, panels = charts.panels(curves, metric, key) if curves else (Markup(""), [])
+        probes: list[dict[str, Any]] = []
+        for name in details.probes(records):
+            if asked := details.curves(board, records, name):
+                drawn = charts.panels(asked, metric_of(name), f"{key}-{len(probes)}")
+                probes.append({"metric": metric_of(name), "shared": drawn[0], "panels": drawn[1]})
         entry = self.catalogue.tasks.get(board.field.task)
         span, labels = "", entry is not None and "active-learning" in entry.options["tags"]
         if curves:
@@ -201,6 +207,7 @@ class Pages:
         return {
             "shared": shared,
             "panels": panels,
+            "probes": probes,
             "span": span,
             "over_labels": labels,
             "prepared": max((r["cost"].get("preparation_seconds", 0.0) for r in records.values()), default=0.0),

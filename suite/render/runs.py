@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 from markupsafe import Markup, escape
 from pydantic_core import from_json
 
-from ..board.catalogue import Catalogue, metric_of
+from ..board.catalogue import Catalogue
 from ..board.formats import slug
 from ..board.table import Field
+from ..metrics import PROBE, metric_of
 from ..store import read_bodies
 from . import tables
 from .charts import run_chart
@@ -113,14 +114,14 @@ class RunPages:
 
 
 def _chart(curve: list[dict[str, Any]], primary: str) -> tuple[Markup | None, list[str]]:
-    """The curve of the primary metric, and of the validation score where it was taken at the same points."""
+    """The curve of the primary metric, and of a validation score or else a probe that was taken at the same points."""
     points = [point for point in curve if primary in point["values"]]
     if len(points) < 2:
         return None, []
-    names = [primary]
-    if all("validation" in point["values"] for point in points):
-        names.append("validation")
-    titles = [metric_of(primary).title, *(name.capitalize() for name in names[1:])]
+    taken = set.intersection(*(set(point["values"]) for point in points))
+    beside = ["validation"] * ("validation" in taken) or sorted(name for name in taken if name.startswith(PROBE))
+    names = [primary, *beside[:1]]
+    titles = ["Validation" if name == "validation" else metric_of(name).title for name in names]
     lines = [[float(point["values"][name]) for point in points] for name in names]
     chart = run_chart([float(p["x"]) for p in points], list(zip(titles, lines, strict=True)), metric_of(primary))
     return chart, titles

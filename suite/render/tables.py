@@ -9,8 +9,8 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from ..board import formats
-from ..board.catalogue import metric_of
 from ..board.table import OK
+from ..metrics import metric_of
 from ..store import Summary
 
 _COST: tuple[tuple[str, str, Callable[[float], str], bool], ...] = (

@@ -18,6 +18,7 @@ from selfbench.methods.self_rewarding.sft import SFT
 from selfbench.suite.bundle import Array, Bundle, BundleFolder, write_bundle
 from selfbench.suite.data import Data
 from selfbench.suite.errors import MethodError
+from selfbench.suite.metrics import Metric, metric_of
 from selfbench.suite.places import data_folder
 from selfbench.suite.protocols.first_policy import find_first, make_first
 from selfbench.suite.protocols.language_model import CUT_OFF
@@ -194,7 +195,9 @@ def test_a_probe_is_asked_after_every_round_off_the_meter(play: Play, bundle: Bu
     asked = [point.values["probe_sums"] for point in probed.outcome.curve]
     assert len(asked) == 3
     assert all(round(3 * share) == pytest.approx(3 * share) for share in asked)
-    assert "probe_sums" not in probed.outcome.metrics
+    assert probed.outcome.metrics["probe_sums"] == asked[-1]
+    assert "probe_sums" not in probed.outcome.diagnostics
+    assert metric_of("probe_sums") == Metric("probe_sums", "Probe: sums", "higher")
     # What a probe asks for changes nothing else.
     for one, two in zip(plain.outcome.curve, probed.outcome.curve, strict=True):
         assert {name: value for name, value in two.values.items() if name != "probe_sums"} == one.values
@@ -206,7 +209,7 @@ def test_likelihood_takes_the_place_of_generation(play: Play, bundle: BundleFold
     sums = public["terms"][:TEST].sum(axis=1)
     chosen = [point.values["accuracy"] for point in run.outcome.curve]
     assert all(share <= float(np.isin(sums, (100, 101)).mean()) for share in chosen)
-    assert run.outcome.metrics.keys() == {"accuracy", "lenient_accuracy"}
+    assert run.outcome.metrics.keys() == {"accuracy", "lenient_accuracy", "response_parse_rate"}
     assert run.outcome.metrics["lenient_accuracy"] == 0.0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +87,50 @@ def test_diagnostics_tell_right_labels_from_wrong_ones(play: Play) -> None:
         assert 0 < values["distinct"] <= 1
         assert outcome.groups["accuracy"].keys() == {"carry", "no carry"}
         assert outcome.n == 30
+
+
+@_probe
+class Read(PolicyMethod):
+    """Samples of the pool and of another prompt, feedback that can be read and feedback that cannot."""
+
+    def setup(self, policy: Policy, view: PolicyView) -> None:
+        self.prompts, self.approves, self.made = view.prompts, view.approves, []
+
+    def round(self, policy: Policy, view: PolicyView, number: int) -> None:
+        policy.finetune(view.demonstrations)
+        if number == 2:
+            return
+        self.made.append([text for group in policy.generate(view.prompts, 2, 1.5) for text in group])
+        policy.generate([view.demonstrations[0].prompt], 64, 1.5)
+        for feedback in ("1", "0", "neither"):
+            view.approves(feedback)
+
+    def respond(self, policy: Policy, prompts: Sequence[str]) -> list[str]:
+        policy.generate(self.prompts, 1, 0.0)
+        self.approves("neither")
+        return ["7", "7…", "seven"] * (len(prompts) // 3)
+
+
+def test_what_does_not_parse_is_counted(play: Play, tiny_task: type) -> None:
+    """Among the responses that are scored, where there is no vote too, among own samples, and among own feedback."""
+
+    class Words(tiny_task):
+        votes = 0
+
+        def approves(self, feedback: str) -> bool | None:
+            return {"1": True, "0": False}.get(feedback)
+
+    method = Read()
+    outcome = play(method, task=Words()).outcome
+    assert outcome.metrics["response_parse_rate"] == pytest.approx(1 / 3)
+    assert "parse_rate" not in outcome.metrics
+    shares = [sum(Words().answer(text) is not None for text in made) / len(made) for made in method.made]
+    assert len(method.made[0]) == 2 * 46
+    assert any(0 < share < 1 for share in shares)
+    found = [point.values.get("own_parse_rate") for point in outcome.curve]
+    assert found == [None, shares[0], None, shares[1]]
+    assert [point.values.get("feedback_parse_rate") for point in outcome.curve] == [None, 2 / 3, None, 2 / 3]
+    assert outcome.diagnostics["own_parse_rate"] == shares[1]
 
 
 @_probe

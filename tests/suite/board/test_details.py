@@ -13,7 +13,10 @@ from selfbench.suite.render.details import other_metrics
 
 def records_of(board: TaskBoard, metrics: Callable[[str, int], dict[str, float]]) -> dict[str, Any]:
     return {
-        item.run.run_id: {"metrics": {"error": item.value, **metrics(score.row.method, item.seed)}}
+        item.run.run_id: {
+            "metrics": {"error": item.value, **metrics(score.row.method, item.seed)},
+            "diagnostics": {"labels": 3.0},
+        }
         for score in board.scores
         for item in score.row.outcomes
         if item.value is not None
