@@ -28,11 +28,14 @@ _METERS: weakref.WeakValueDictionary[int, Meter] = weakref.WeakValueDictionary()
 
 @dataclass
 class Counts:
-    """Counted work; `seconds` is the time in `Meter.running()`."""
+    """Counted work; `seconds` is the time in `Meter.running()`. Tokens are also counted by what was done with them."""
 
     forward: float = 0.0
     backward: float = 0.0
     tokens: int = 0
+    generated_tokens: int = 0
+    scored_tokens: int = 0
+    trained_tokens: int = 0
     labels: int = 0
     validation_calls: int = 0
     seconds: float = 0.0
@@ -101,10 +104,16 @@ class Meter:
         _Hook(self, 1.0, tuple(children)).register_root(model)
         return model
 
-    def charge(self, forward: float = 0.0, backward: float = 0.0, tokens: int = 0) -> None:
-        """Count work; raise before it is done when it would exceed the limit."""
+    def charge(
+        self, forward: float = 0.0, backward: float = 0.0, generated: int = 0, scored: int = 0, trained: int = 0
+    ) -> None:
+        """Count passes, and tokens by what is done with them; raise before it is done when it would exceed the limit.
+
+        A budget of tokens is one of their sum.
+        """
         if self._pauses:
             return
+        tokens = generated + scored + trained
         if self.ended:
             raise MethodError(
                 f"method '{self.owner}' went on after its budget of {self.budget.limit:g} {self.budget.currency} was "
@@ -123,6 +132,9 @@ class Meter:
         counts.forward += forward
         counts.backward += backward
         counts.tokens += tokens
+        counts.generated_tokens += generated
+        counts.scored_tokens += scored
+        counts.trained_tokens += trained
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:

@@ -6,15 +6,16 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from pydantic_core import from_json
 
 from .errors import RecordError
 from .spec import Frozen, RunSpec, canonical
 
 RECORD_VERSION = 1
+TOKENS = ("generated_tokens", "scored_tokens", "trained_tokens")
 Status = Literal["ok", "failed", "timeout", "oom"]
 
 
@@ -34,12 +35,18 @@ class Cost(Frozen):
     `passes` = forward + 2 * backward, in example passes. Seconds are wall seconds of the method's own work,
     `setup_seconds` the harness's around it, `preparation_seconds` what the task's data and frozen features took once,
     for all runs that use them. Memory is the peak resident set of the method process in MiB.
+
+    `tokens` is the sum of those that were generated, scored and trained on; all three are 0 in records from before they
+    were told apart.
     """
 
     forward: float = 0
     backward: float = 0
     passes: float = 0
     tokens: int = 0
+    generated_tokens: int = 0
+    scored_tokens: int = 0
+    trained_tokens: int = 0
     labels: int = 0
     validation_calls: int = 0
     seconds: float = 0
@@ -48,6 +55,17 @@ class Cost(Frozen):
     preparation_seconds: float = 0
     peak_memory_mb: float = 0
     peak_gpu_memory_mb: float = 0
+
+    @property
+    def tokens_apart(self) -> tuple[int, int, int]:
+        """Generated, scored and trained ones."""
+        return self.generated_tokens, self.scored_tokens, self.trained_tokens
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Self:
+        if any(self.tokens_apart) and sum(self.tokens_apart) != self.tokens:
+            raise ValueError(f"{self.tokens} tokens are not the sum of {self.tokens_apart}")
+        return self
 
 
 class Provenance(Frozen):
@@ -99,7 +117,7 @@ class Record(Frozen):
     def results(self) -> dict[str, Any]:
         """What equal specs must reproduce exactly on the CPU: everything but measured resources and provenance."""
         data = self.model_dump(mode="json", exclude={"provenance", "cost"})
-        counted = {"forward", "backward", "passes", "tokens", "labels", "validation_calls"}
+        counted = {"forward", "backward", "passes", "tokens", *TOKENS, "labels", "validation_calls"}
         return data | {"cost": self.cost.model_dump(include=counted)}
 
 

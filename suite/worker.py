@@ -50,7 +50,7 @@ from .protocols.context import Context, prepare_torch
 from .protocols.first_policy import find_first
 from .protocols.policy_loop import run_policy
 from .protocols.stream_loop import run_stream
-from .record import Cost, Provenance, Record, Status
+from .record import TOKENS, Cost, Provenance, Record, Status
 from .scorer import Scorer, StreamScorer, make_scorer
 from .spec import RunSpec
 from .store import Store
@@ -281,8 +281,12 @@ def _run_protocol(job: Job, spec: RunSpec, plan: Message, meter: Meter, context:
 
 def _counts(meter: Meter, device: torch.device, context: Context | None) -> dict[str, Any]:
     on_gpu = device.type == "cuda"
+    counts = meter.state()
+    if sum(counts[name] for name in TOKENS) != counts["tokens"]:
+        # The run went on from a checkpoint of before they were told apart.
+        counts |= dict.fromkeys(TOKENS, 0)
     return {
-        **meter.state(),
+        **counts,
         "passes": meter.counts.passes,
         "ended": meter.ended,
         "gpu_seconds": meter.counts.seconds if on_gpu else 0.0,

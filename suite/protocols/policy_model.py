@@ -22,7 +22,7 @@ from .context import Context, autocast
 from .language_model import Sampling, Sequences
 from .optimisation import make_optimizer
 from .policy import Cloze, Example, Pair, PolicyMethod, PolicyTask, Referenced, Rollout
-from .rollouts import Charge, Rollouts
+from .rollouts import Charge, Kind, Rollouts
 from .texts import pack, unpack
 from .value_model import ValueModel
 
@@ -247,7 +247,7 @@ class Policy:
                 part = sequences.part(pinned)
                 before[torch.from_numpy(pinned)] = self._score(part, reference).to(before)
             everything = np.arange(len(sequences))
-            self._meter.charge(forward=len(sequences), backward=len(sequences), tokens=int(sequences.lengths.sum()))
+            self._meter.charge(forward=len(sequences), backward=len(sequences), trained=int(sequences.lengths.sum()))
             self._model.train()
             try:
                 with autocast(self._context):
@@ -416,7 +416,7 @@ class Policy:
                 return self._sampled(prompts, n, sampling, generator, charge, begun, ends)
 
         about = ("generate", seed, list(prompts), list(begun), list(ends), n, sampling.temperature, sampling.top_p)
-        made: list[list[str]] = self._kept_call(under, about, work)
+        made: list[list[str]] = self._kept_call("generated", under, about, work)
         return made
 
     def _sampled(
@@ -472,12 +472,12 @@ class Policy:
     def _join(self, prompts: Sequence[str], responses: Sequence[str], unfinished: bool = False) -> Sequences:
         return language_model.join(self._tokenizer, prompts, responses, unfinished, self._observed)
 
-    def _kept_call(self, under: str, about: Sequence[Any], work: Callable[[Charge], Any]) -> Any:
+    def _kept_call(self, kind: Kind, under: str, about: Sequence[Any], work: Callable[[Charge], Any]) -> Any:
         """`work(charge)`, or what it gave in this round before the run was killed; not of evaluations."""
         if self._answers_for is not None or not self._round:
-            return work(lambda sequences, tokens: self._meter.charge(forward=sequences, tokens=tokens))
+            return work(lambda sequences, tokens: self._meter.charge(forward=sequences, **{kind: tokens}))
         weights = self._named(under) if under else dict(self._trained())
-        return self._rollouts.call(self._meter, weights, about, work)
+        return self._rollouts.call(self._meter, kind, weights, about, work)
 
     def _trained(self) -> list[tuple[str, nn.Parameter]]:
         return [(key, value) for key, value in self._model.named_parameters() if value.requires_grad]
@@ -540,7 +540,7 @@ class Policy:
 
         parts = (sequences.ids, sequences.starts, sequences.lengths)
         about = ("score", *(hashlib.sha256(part.tobytes()).hexdigest() for part in parts))
-        return torch.tensor(self._kept_call(under, about, work), dtype=torch.float64)
+        return torch.tensor(self._kept_call("scored", under, about, work), dtype=torch.float64)
 
     def _referenced(self, both: Sequences, prompts: list[str], responses: list[str], under: str) -> Tensor:
         """The reference policy's log-probabilities (2 N,): those of this round's earlier calls come from a cache.
@@ -550,7 +550,7 @@ class Policy:
         keys = [(under, prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
         absent = np.array([at for at, key in enumerate(keys) if not under or key not in self._reference], np.int64)
         cached = np.setdiff1d(np.arange(len(both)), absent)
-        self._meter.charge(forward=len(cached), tokens=int(both.lengths[cached].sum()))
+        self._meter.charge(forward=len(cached), scored=int(both.lengths[cached].sum()))
         values = torch.empty(len(both), dtype=torch.float64)
         if len(absent):
             part = both.part(absent)
@@ -588,7 +588,7 @@ class Policy:
             for _ in range(epochs):
                 for chosen in sequences.batches(size, draw):
                     work = per_item * len(chosen)
-                    self._meter.charge(forward=work, backward=work, tokens=int(tokens[chosen].sum()))
+                    self._meter.charge(forward=work, backward=work, trained=int(tokens[chosen].sum()))
                     with autocast(self._context):
                         value = loss(chosen)
                     self._step(optimizer, parameters, value, (step + 0.5) / total, lr_scale)

@@ -13,7 +13,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -25,6 +25,8 @@ WORTH_SECONDS = 1.0
 
 Charge = Callable[[int, int], None]
 """Told of sequences and tokens before the work on them."""
+Kind = Literal["generated", "scored"]
+"""What a call does with tokens."""
 
 
 class Rollouts:
@@ -43,24 +45,25 @@ class Rollouts:
                     file.unlink(missing_ok=True)
 
     def call(
-        self, meter: Meter, weights: Mapping[str, Tensor], about: Iterable[Any], work: Callable[[Charge], Any]
-    ) -> Any:
+        self, meter: Meter, kind: Kind, weights: Mapping[str, Tensor], about: Iterable[Any],
+        work: Callable[[Charge], Any],
+    ) -> Any:  # fmt: skip
         """The result of `work(charge)`, which can be written as JSON; `weights` and `about` are all that it depends on.
 
-        A result from disk is charged and takes time as if it were computed now.
+        A result from disk is charged, as tokens of a `kind`, and takes time as if it were computed now.
         """
         self._calls += 1
         file = self._folder / f"{self._round}-{self._calls}.json"
         found = _read(file)
         if found is not None and found["digest"] == _digest(weights, about):
             for sequences, tokens in found["charges"]:
-                meter.charge(forward=sequences, tokens=tokens)
+                meter.charge(forward=sequences, **{kind: tokens})
             meter.add_seconds(found["seconds"])
             return found["result"]
         charges: list[tuple[int, int]] = []
 
         def charge(sequences: int, tokens: int) -> None:
-            meter.charge(forward=sequences, tokens=tokens)
+            meter.charge(forward=sequences, **{kind: tokens})
             charges.append((sequences, tokens))
 
         started = time.perf_counter()

@@ -42,7 +42,7 @@ class ValueModel:
         values = torch.empty(len(sequences), dtype=torch.float64)
         with policy._holding(self._weights), torch.no_grad(), autocast(policy._context):
             for chosen in sequences.batches(policy._task.rows):
-                policy._meter.charge(forward=len(chosen), tokens=int(sequences.lengths[chosen].sum()))
+                policy._meter.charge(forward=len(chosen), scored=int(sequences.lengths[chosen].sum()))
                 values[torch.from_numpy(chosen)] = self._predict(sequences, chosen).double().cpu()
         return values.clamp(0.0, 1.0)
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..board.scores import Score, TaskBoard
 from ..metrics import METRICS, PROBE, Metric, metric_of
+from ..record import TOKENS
 from .charts import Curve, heat_steps
 
 Records = Mapping[str, Mapping[str, Any]]
@@ -99,6 +100,20 @@ def heat(board: TaskBoard, records: Records, metric: Metric) -> Heat | None:
     sign = 1 if metric.better == "lower" else -1
     tint = heat_steps(sign * value for _, means in rows for value in means.values())
     return Heat(name, domains, tuple(HeatRow(score, _cells(means, domains, tint, sign)) for score, means in rows))
+
+
+def tokens(board: TaskBoard, records: Records) -> list[tuple[Score, tuple[float | None, ...]]]:
+    """Mean tokens of a run by method: all, generated, scored and trained on, None where records do not tell them apart.
+
+    Empty where no run takes any.
+    """
+    rows: list[tuple[Score, tuple[float | None, ...]]] = []
+    for score in shown(board.scores, MOST_HEAT_ROWS):
+        costs = [record["cost"] for record in _records(score, records)]
+        apart = all(cost["tokens"] == sum(cost.get(name, 0) for name in TOKENS) for cost in costs)
+        parts = (float(np.mean([cost.get(name, 0) for cost in costs])) if apart else None for name in TOKENS)
+        rows.append((score, (float(np.mean([cost["tokens"] for cost in costs])), *parts)))
+    return rows if any(values[0] for _, values in rows) else []
 
 
 def data_facts(records: Iterable[Mapping[str, Any]]) -> dict[str, float]:

@@ -213,6 +213,7 @@ class Pages:
             "prepared": max((r["cost"].get("preparation_seconds", 0.0) for r in records.values()), default=0.0),
             "data_facts": details.data_facts(records.values()),
             "heat": details.heat(board, records, metric),
+            "tokens": details.tokens(board, records),
             "others": details.other_metrics(board, records),
         }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import random
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
@@ -231,7 +232,7 @@ def test_nothing_counts_while_paused() -> None:
         with meter.paused():
             model(x())
         model(x()).sum().backward()
-        meter.charge(forward=5, tokens=5)
+        meter.charge(forward=5, generated=5)
     assert counted(meter) == (0, 0)
     model(x())
     assert counted(meter) == (B, 0)
@@ -304,13 +305,31 @@ def test_tokens_are_a_currency() -> None:
     meter = make_meter(limit=10, currency="tokens")
     model = attached(meter)
     model(x())
-    meter.charge(tokens=10)
+    meter.charge(generated=10)
     assert meter.used == 10
     with pytest.raises(BudgetExhausted):
-        meter.charge(tokens=1)
+        meter.charge(scored=1)
     assert meter.counts.tokens == 10
     with pytest.raises(MethodError, match="10 tokens"):
-        meter.charge(tokens=1)
+        meter.charge(trained=1)
+
+
+def test_tokens_are_counted_by_what_is_done_with_them_and_their_sum_is_the_budgets() -> None:
+    meter = make_meter(limit=100, currency="tokens")
+    draw = random.Random(0)
+    told = {"generated": 0, "scored": 0, "trained": 0}
+    while sum(told.values()) < 95:
+        work = {kind: draw.randrange(3) for kind in told if draw.random() < 0.7}
+        meter.charge(**work)
+        told = {kind: number + work.get(kind, 0) for kind, number in told.items()}
+    with pytest.raises(BudgetExhausted):
+        meter.charge(generated=2, scored=2, trained=2)
+    assert min(told.values()) > 0
+    assert {kind: getattr(meter.counts, f"{kind}_tokens") for kind in told} == told
+    assert meter.used == meter.counts.tokens == sum(told.values()) <= 100
+    # A checkpoint of before they were told apart has their sum alone.
+    meter.restore({"tokens": 7})
+    assert meter.used == 7
 
 
 def test_seconds_are_a_currency() -> None:
@@ -371,7 +390,7 @@ def test_waits_for_a_gpu_are_on_the_clock(monkeypatch: pytest.MonkeyPatch) -> No
 def test_the_counts_survive_a_checkpoint() -> None:
     meter = make_meter()
     attached(meter)(x()).sum().backward()
-    meter.charge(tokens=3)
+    meter.charge(generated=1, trained=2)
     meter.counts.labels, meter.counts.validation_calls = 4, 5
     other = make_meter()
     other.restore(meter.state())

@@ -86,3 +86,18 @@ def test_what_does_not_parse_is_a_column(pages: Callable[[Change], tuple[str, st
     assert shown["rest-em"] == ["90.0", "70.0", "–"]
     assert "labels" not in " ".join(table[""])
     assert "Scored responses that parse" in run
+
+
+def test_tokens_are_columns(pages: Callable[[Change], tuple[str, str]]) -> None:
+    def counted(record: Record) -> Record:
+        if record.spec.method.name == "cream":
+            return record
+        apart = {"tokens": 6000, "generated_tokens": 1000, "scored_tokens": 2000, "trained_tokens": 3000}
+        return record.model_copy(update={"cost": record.cost.model_copy(update=apart)})
+
+    page, run = pages(counted)
+    table = columns(page, "Tokens of a run")
+    assert table[""] == ["All", "Generated", "Scored", "Trained on"]
+    assert [text.split("\N{NO-BREAK SPACE}") for text in table["rest-em"]] == [[f"{n}.0", "k"] for n in (6, 1, 2, 3)]
+    assert table["cream"][1:] == ["–"] * 3, "of its records only the sum is known"
+    assert "<dt>Tokens trained on</dt><dd>3,000</dd>" in run

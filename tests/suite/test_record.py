@@ -180,8 +180,28 @@ def test_results_are_all_but_measured_resources_and_provenance(record: Record) -
         {"curve": record.curve[:1]},
         {"cost": record.cost.model_copy(update={"passes": 999.0})},
         {"cost": record.cost.model_copy(update={"validation_calls": 1})},
+        {"cost": record.cost.model_copy(update={"scored_tokens": 1})},
     ):
         assert record.model_copy(update=update).results() != record.results()
+
+
+def test_tokens_told_apart_add_up() -> None:
+    """Records from before they were told apart have their sum alone."""
+    assert Cost(tokens=6).tokens_apart == (0, 0, 0)
+    assert Cost(tokens=6, generated_tokens=1, scored_tokens=2, trained_tokens=3).tokens_apart == (1, 2, 3)
+    for wrong in (5, 7, 0):
+        with pytest.raises(ValueError, match=f"{wrong} tokens are not the sum of"):
+            Cost(tokens=wrong, generated_tokens=1, scored_tokens=2, trained_tokens=3)
+
+
+def test_a_record_of_before_a_field_was_kept_is_as_good(record: Record) -> None:
+    data = content(record)
+    for name in (*records.TOKENS, "preparation_seconds"):
+        del data["cost"][name]
+    del data["data_facts"]
+    old = json.dumps(data | {"sha256": hashlib.sha256(canonical(data)).hexdigest()}, indent=1, sort_keys=True)
+    assert decode(old.encode()) == record
+    jsonschema.Draft202012Validator(json.loads(PUBLISHED.read_text())).validate(json.loads(old))
 
 
 def test_the_published_schema_is_that_of_the_model() -> None:

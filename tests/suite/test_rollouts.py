@@ -39,11 +39,14 @@ class Work:
         return self.result
 
 
-def called(folder: Path, work: Work, counts: Meter, *, number: int = 1, weights: Any = WEIGHTS, about: Any = ("x", 1)):
+def called(
+    folder: Path, work: Work, counts: Meter, *, number: int = 1, weights: Any = WEIGHTS, about: Any = ("x", 1),
+    kind: rollouts.Kind = "generated",
+) -> Any:  # fmt: skip
     kept = Rollouts(folder)
     kept.begin(number)
     with counts.running():
-        return kept.call(counts, weights, about, work)
+        return kept.call(counts, kind, weights, about, work)
 
 
 def test_what_was_computed_comes_back_and_is_charged(tmp_path: Path) -> None:
@@ -51,6 +54,13 @@ def test_what_was_computed_comes_back_and_is_charged(tmp_path: Path) -> None:
     assert called(tmp_path / "r", work, first) == called(tmp_path / "r", work, second) == [["a", "b…"], []]
     assert work.done == 1
     assert (second.counts.tokens, second.counts.forward) == (first.counts.tokens, first.counts.forward) == (10, 2.0)
+
+
+@pytest.mark.parametrize("kind", ["generated", "scored"])
+def test_its_tokens_are_of_their_kind(tmp_path: Path, kind: rollouts.Kind) -> None:
+    for counts in (meter(), meter()):
+        called(tmp_path, Work(), counts, kind=kind)
+        assert getattr(counts.counts, f"{kind}_tokens") == counts.counts.tokens == 10
 
 
 def test_numbers_come_back_bit_by_bit(tmp_path: Path) -> None:
@@ -73,11 +83,11 @@ def test_the_budget_ends_where_it_would_have_ended(tmp_path: Path, limit: float)
 def test_time_is_counted_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter([10.0, 13.5])
     monkeypatch.setattr(rollouts.time, "perf_counter", lambda: next(now, 0.0))
-    Rollouts(tmp_path).call(meter(), WEIGHTS, ("x", 1), Work())
+    Rollouts(tmp_path).call(meter(), "scored", WEIGHTS, ("x", 1), Work())
     monkeypatch.undo()
     replayed = meter()
     with replayed.running():
-        Rollouts(tmp_path).call(replayed, WEIGHTS, ("x", 1), Work())
+        Rollouts(tmp_path).call(replayed, "scored", WEIGHTS, ("x", 1), Work())
     assert 3.5 <= replayed.counts.seconds < 4.5
 
 

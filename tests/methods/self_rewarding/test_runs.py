@@ -20,6 +20,7 @@ from selfbench.methods.self_rewarding.self_rewarding import SelfRewarding
 from selfbench.methods.self_rewarding.sft import SFT, SFTMatched
 from selfbench.methods.self_rewarding.star import STaR
 from selfbench.suite.errors import MethodError
+from selfbench.suite.meter import Counts
 from selfbench.suite.protocols.policy import Example, Pair, PolicyMethod
 from selfbench.suite.protocols.policy_model import Policy
 from selfbench.suite.protocols.policy_view import PolicyView
@@ -53,7 +54,7 @@ def test_equal_seeds_give_equal_runs_and_killed_ones_go_on(play: Play, method: P
     same(whole, resumed)
     # What was finished before the kill was not done again.
     assert (killed.sent.count("round"), resumed.sent.count("round")) == (3, 1)
-    assert whole.counts.tokens > 0
+    assert whole.counts.tokens == sum(apart(whole.counts)) > 0
     other = play(dataclasses.replace(method), folder="other", seed=1)
     assert other.outcome.predictions_sha256 != whole.outcome.predictions_sha256
 
@@ -133,17 +134,24 @@ def test_what_does_not_parse_is_counted(play: Play, tiny_task: type) -> None:
     assert outcome.diagnostics["own_parse_rate"] == shares[1]
 
 
+def apart(counts: Counts) -> tuple[int, int, int]:
+    """Tokens that were generated, scored and trained on."""
+    found = counts.generated_tokens, counts.scored_tokens, counts.trained_tokens
+    assert sum(found) == counts.tokens
+    return found
+
+
 @_probe
 class Counted(PolicyMethod):
     """One of each call, on texts whose lengths are known."""
 
     def round(self, policy: Policy, view: PolicyView, number: int) -> None:
         meter = view._meter
-        steps = [meter.counts.tokens]
+        steps = [apart(meter.counts)]
 
-        def used() -> int:
-            steps.append(meter.counts.tokens)
-            return steps[-1] - steps[-2]
+        def used() -> tuple[int, ...]:
+            steps.append(apart(meter.counts))
+            return tuple(now - before for now, before in zip(*steps[:-3:-1], strict=True))
 
         if number > 1:
             return
@@ -166,13 +174,13 @@ def test_tokens_are_counted_exactly(play: Play) -> None:
     method = Counted()
     play(method)
     tokens, texts = method.generated
-    assert tokens == sum(3 if text.endswith("…") else len(text) + 1 for text in texts)
+    assert tokens == (sum(3 if text.endswith("…") else len(text) + 1 for text in texts), 0, 0)
     one, two = 4 + 1 + 1, 4 + 2 + 1
-    assert method.scored == one + two
-    assert method.tuned == 3 * (one + two)
+    assert method.scored == (0, one + two, 0)
+    assert method.tuned == (0, 0, 3 * (one + two))
     # The reference once, then two epochs; the second time the reference comes from the cache and counts all the same.
-    assert method.preferred == 3 * (one + two)
-    assert method.again == 2 * 2 * (one + two)
+    assert method.preferred == (0, one + two, 2 * (one + two))
+    assert method.again == (0, 2 * (one + two), 2 * (one + two))
     assert method.passes == (len(texts) + 2 + 6 + 2 + 4 + 2 * (2 + 2), 6 + 4 + 2 * 2)
 
 
