@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 NEEDS: Mapping[str, str] = {
     "images": "inputs that are images (B, C, H, W)",
+    "real-inputs": "inputs that are real numbers, not ids of tokens",
     "norm-layers": "a source model with batch, group or layer normalisation",
     "batch-norm": "a source model with batch normalisation",
     "source-unlabeled": "images that trained the source model, without labels",
@@ -45,7 +46,11 @@ OUTPUTS: Mapping[str, str] = {
 """What the model of an adaptation task returns. A method names the kinds that it works on."""
 
 
+IMPLIED: Mapping[str, tuple[str, ...]] = {"images": ("real-inputs",)}
+"""What a grant grants as well."""
+
+
 def missing_needs(needs: Iterable[str], grants: Iterable[str]) -> list[str]:
     """The declared needs that are not granted, in their declared order."""
-    granted = set(grants)
+    granted = {name for grant in grants for name in (grant, *IMPLIED.get(grant, ()))}
     return [need for need in needs if need not in granted]

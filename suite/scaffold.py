@@ -176,6 +176,7 @@ from selfbench.suite.protocols.adaptation import Split
     title="$title",
     budget={"currency": "passes", "limit": 100000, "wall_seconds": 120},
     data=(),
+    grants=("real-inputs",),
 )
 class $cls(AdaptationTask):
     """Two moons, three labels each; replace it by your data, split and model."""

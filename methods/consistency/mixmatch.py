@@ -23,7 +23,13 @@ if TYPE_CHECKING:
     from ...suite.protocols.adaptation_loop import View
 
 
-@register_method("mixmatch", family="consistency", protocol="adaptation", paper="arXiv:1905.02249")
+@register_method(
+    "mixmatch",
+    family="consistency",
+    protocol="adaptation",
+    paper="arXiv:1905.02249",
+    needs=("real-inputs",),
+)
 @dataclass
 class MixMatch(AdaptationMethod):
     """Guessed, sharpened labels, and all examples mixed (Berthelot et al. 2019, arXiv:1905.02249, algorithm 1).

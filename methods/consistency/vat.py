@@ -22,7 +22,13 @@ if TYPE_CHECKING:
     from ...suite.protocols.adaptation_loop import View
 
 
-@register_method("vat", family="consistency", protocol="adaptation", paper="arXiv:1704.03976")
+@register_method(
+    "vat",
+    family="consistency",
+    protocol="adaptation",
+    paper="arXiv:1704.03976",
+    needs=("real-inputs",),
+)
 @dataclass
 class Vat(AdaptationMethod):
     """Equal predictions in the direction that changes them most (Miyato et al. 2018, arXiv:1704.03976, algorithm 1).

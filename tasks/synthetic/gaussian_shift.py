@@ -169,6 +169,7 @@ def linear_fit(x: Array, margins: Array) -> tuple[Array, float] | None:
     title="Two Gaussians, 1,000 shifted unlabelled examples, d = 20",
     budget={"currency": "passes", "limit": 400000, "wall_seconds": 300.0},
     data=(),
+    grants=("real-inputs",),
     bundle="gaussian-shift-d20",
     references={
         "family": "gaussian-shift",
@@ -211,6 +212,7 @@ class GaussianShiftD20N1000(_GaussianShift):
     title="Two Gaussians, 10,000 shifted unlabelled examples, d = 20",
     budget={"currency": "passes", "limit": 400000, "wall_seconds": 300.0},
     data=(),
+    grants=("real-inputs",),
     bundle="gaussian-shift-d20",
     references={
         "family": "gaussian-shift",
@@ -235,6 +237,7 @@ class GaussianShiftD20N10000(_GaussianShift):
     title="Two Gaussians, 1,000 shifted unlabelled examples, d = 200",
     budget={"currency": "passes", "limit": 400000, "wall_seconds": 300.0},
     data=(),
+    grants=("real-inputs",),
     bundle="gaussian-shift-d200",
     references={
         "family": "gaussian-shift",
@@ -277,6 +280,7 @@ class GaussianShiftD200N1000(_GaussianShift):
     title="Two Gaussians, 10,000 shifted unlabelled examples, d = 200",
     budget={"currency": "passes", "limit": 400000, "wall_seconds": 300.0},
     data=(),
+    grants=("real-inputs",),
     bundle="gaussian-shift-d200",
     references={
         "family": "gaussian-shift",

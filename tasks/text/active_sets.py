@@ -29,7 +29,7 @@ SUBSET_SEED = 42
     title="IMDB reviews, active learning: 130 labels by breaking ties, frozen sentence vectors",
     budget={"currency": "passes", "limit": 420000, "wall_seconds": 1200.0},
     data=("imdb", "minilm"),
-    grants=("strong-augmentation", "oracle-labels"),
+    grants=("real-inputs", "strong-augmentation", "oracle-labels"),
     tags=("frozen-encoder", "active-learning"),
     bundle="imdb-minilm",
     variants={
@@ -75,7 +75,7 @@ class ImdbActive(ActiveTexts, FewLabels):
     title="DBpedia-14 (140,000 texts), active learning: 130 labels by breaking ties, frozen sentence vectors",
     budget={"currency": "passes", "limit": 535000, "wall_seconds": 3600.0, "memory_mb": 8192},
     data=("dbpedia-14", "minilm"),
-    grants=("strong-augmentation", "oracle-labels"),
+    grants=("real-inputs", "strong-augmentation", "oracle-labels"),
     tags=("frozen-encoder", "active-learning"),
     bundle="dbpedia-140k-minilm",
     variants={

@@ -27,7 +27,7 @@ SPLIT_SEED = 0
     title="AG News (the 7,600 test items), five labels a class, frozen sentence vectors",
     budget={"currency": "passes", "limit": 100000, "wall_seconds": 300.0},
     data=("ag-news", "minilm"),
-    grants=("strong-augmentation", "test-inputs", "oracle-labels"),
+    grants=("real-inputs", "strong-augmentation", "test-inputs", "oracle-labels"),
     tags=("frozen-encoder",),
     variants={
         "ag-news-few-2": {
@@ -76,7 +76,7 @@ class AgNewsFew(FewLabels):
     title="AG News, active learning: 130 labels by breaking ties, frozen sentence vectors",
     budget={"currency": "passes", "limit": 400000, "wall_seconds": 600.0},
     data=("ag-news", "minilm"),
-    grants=("strong-augmentation", "oracle-labels"),
+    grants=("real-inputs", "strong-augmentation", "oracle-labels"),
     tags=("frozen-encoder", "active-learning"),
     bundle="ag-news-few",
     variants={

@@ -184,7 +184,7 @@ class _AgNewsTranslations(BackTranslated, AgNewsFew):
     title="TREC questions, five labels a class, frozen sentence vectors, views by back-translation",
     budget={"currency": "passes", "limit": 100000, "wall_seconds": 300.0},
     data=("trec", "trec-back-translation", "minilm"),
-    grants=("strong-augmentation", "oracle-labels"),
+    grants=("real-inputs", "strong-augmentation", "oracle-labels"),
     tags=("frozen-encoder",),
 )
 class TrecFewBackTranslation(_TrecTranslations, TranslatedVectors):
@@ -202,7 +202,7 @@ class TrecFewBackTranslation(_TrecTranslations, TranslatedVectors):
     title="AG News (the 7,600 test items), five labels a class, frozen sentence vectors, views by back-translation",
     budget={"currency": "passes", "limit": 100000, "wall_seconds": 300.0},
     data=("ag-news", "ag-news-back-translation", "minilm"),
-    grants=("strong-augmentation", "oracle-labels"),
+    grants=("real-inputs", "strong-augmentation", "oracle-labels"),
     tags=("frozen-encoder",),
 )
 class AgNewsFewBackTranslation(_AgNewsTranslations, TranslatedVectors):

@@ -80,7 +80,7 @@ class _Newsgroups(AdaptationTask):
     title="20 Newsgroups, five labels a class, frozen sentence vectors",
     budget={"currency": "passes", "limit": 400000, "wall_seconds": 300.0},
     data=("newsgroups", "minilm"),
-    grants=("strong-augmentation", "test-inputs", "oracle-labels"),
+    grants=("real-inputs", "strong-augmentation", "test-inputs", "oracle-labels"),
     tags=("frozen-encoder",),
     bundle="newsgroups-few",
 )
@@ -135,7 +135,7 @@ class NewsgroupsFewFinetune(_Newsgroups):
     title="20 Newsgroups, two labels a class, frozen sentence vectors",
     budget={"currency": "passes", "limit": 100000, "wall_seconds": 300.0},
     data=("newsgroups", "minilm"),
-    grants=("strong-augmentation", "test-inputs", "oracle-labels"),
+    grants=("real-inputs", "strong-augmentation", "test-inputs", "oracle-labels"),
     tags=("frozen-encoder",),
     bundle="newsgroups-few",
     variants={
@@ -167,7 +167,7 @@ class NewsgroupsFew2(ZeroHead, _Newsgroups):
     title="20 Newsgroups, active learning: 130 labels by breaking ties, frozen sentence vectors",
     budget={"currency": "passes", "limit": 400000, "wall_seconds": 600.0},
     data=("newsgroups", "minilm"),
-    grants=("strong-augmentation", "oracle-labels"),
+    grants=("real-inputs", "strong-augmentation", "oracle-labels"),
     tags=("frozen-encoder", "active-learning"),
     bundle="newsgroups-few",
     variants={

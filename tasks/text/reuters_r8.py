@@ -23,7 +23,7 @@ HEADER_LINES = 3
     title="Reuters R8, five labels a class, frozen sentence vectors",
     budget={"currency": "passes", "limit": 100000, "wall_seconds": 300.0},
     data=("reuters-r8", "minilm"),
-    grants=("strong-augmentation", "test-inputs", "oracle-labels"),
+    grants=("real-inputs", "strong-augmentation", "test-inputs", "oracle-labels"),
     tags=("frozen-encoder",),
     variants={
         "reuters-r8-few-2": {
@@ -64,7 +64,7 @@ class ReutersR8Few(FewLabels):
     title="Reuters R8, active learning: 130 labels by breaking ties, frozen sentence vectors",
     budget={"currency": "passes", "limit": 400000, "wall_seconds": 600.0},
     data=("reuters-r8", "minilm"),
-    grants=("strong-augmentation", "oracle-labels"),
+    grants=("real-inputs", "strong-augmentation", "oracle-labels"),
     tags=("frozen-encoder", "active-learning"),
     bundle="reuters-r8-few",
     variants={

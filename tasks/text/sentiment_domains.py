@@ -52,7 +52,7 @@ ORDER_SEED = 0
     title="Sentiment: from reviews to tweets and editorials, frozen sentence vectors",
     budget={"currency": "passes", "limit": 200000, "wall_seconds": 300.0},
     data=("vader-sentiment", "minilm"),
-    grants=("strong-augmentation", "domains", "oracle-labels"),
+    grants=("real-inputs", "strong-augmentation", "domains", "oracle-labels"),
     tags=("frozen-encoder",),
 )
 class SentimentDomains(FrozenVectors):
@@ -146,7 +146,7 @@ class SentimentDomains(FrozenVectors):
     title="Sentiment of film reviews, five labels a class, frozen sentence vectors",
     budget={"currency": "passes", "limit": 100000, "wall_seconds": 300.0},
     data=("vader-sentiment", "minilm"),
-    grants=("strong-augmentation", "test-inputs", "oracle-labels"),
+    grants=("real-inputs", "strong-augmentation", "test-inputs", "oracle-labels"),
     tags=("frozen-encoder",),
     bundle="sentiment-domains",
     variants={
@@ -238,7 +238,7 @@ class SentimentFew(ZeroHead):
     title="Film reviews, active learning: 130 labels by breaking ties, frozen sentence vectors",
     budget={"currency": "passes", "limit": 400000, "wall_seconds": 600.0},
     data=("vader-sentiment", "minilm"),
-    grants=("strong-augmentation", "oracle-labels"),
+    grants=("real-inputs", "strong-augmentation", "oracle-labels"),
     tags=("frozen-encoder", "active-learning"),
     bundle="sentiment-domains",
     variants={

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     title="TREC questions, five labels a class, frozen sentence vectors",
     budget={"currency": "passes", "limit": 100000, "wall_seconds": 300.0},
     data=("trec", "minilm"),
-    grants=("strong-augmentation", "test-inputs", "oracle-labels"),
+    grants=("real-inputs", "strong-augmentation", "test-inputs", "oracle-labels"),
     tags=("frozen-encoder",),
     variants={
         "trec-few-2": {
@@ -64,7 +64,7 @@ class TrecFew(FewLabels):
     title="TREC questions, active learning: 130 labels by breaking ties, frozen sentence vectors",
     budget={"currency": "passes", "limit": 400000, "wall_seconds": 600.0},
     data=("trec", "minilm"),
-    grants=("strong-augmentation", "oracle-labels"),
+    grants=("real-inputs", "strong-augmentation", "oracle-labels"),
     tags=("frozen-encoder", "active-learning"),
     bundle="trec-few",
     variants={

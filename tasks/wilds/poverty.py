@@ -55,7 +55,7 @@ def _bytes(path: Path) -> bytes:
     title="PovertyMap-WILDS, unlabelled pictures of the test countries",
     budget={"currency": "passes", "limit": 5878200, "wall_seconds": 172800.0, "memory_mb": 16384},
     data=("wilds-poverty",),
-    grants=("norm-layers", "batch-norm", "strong-augmentation", "domains"),
+    grants=("real-inputs", "norm-layers", "batch-norm", "strong-augmentation", "domains"),
     tags=("gpu", "wilds"),
     selection="validation",
     preset="wilds-poverty",

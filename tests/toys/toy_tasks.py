@@ -77,7 +77,7 @@ class ToyStream(StreamTask):
     title="Toy adaptation",
     budget={"currency": "passes", "limit": 30000, "wall_seconds": 30, "memory_mb": 2048},
     data=(),
-    grants=("strong-augmentation", "test-inputs"),
+    grants=("real-inputs", "strong-augmentation", "test-inputs"),
 )
 class ToyAdaptation(AdaptationTask):
     """Blobs with four labels a class."""
@@ -117,7 +117,7 @@ class ToyAdaptation(AdaptationTask):
     title="Toy active learning",
     budget={"currency": "passes", "limit": 12000, "wall_seconds": 60, "memory_mb": 2048},
     data=(),
-    grants=("strong-augmentation", "oracle-labels"),
+    grants=("real-inputs", "strong-augmentation", "oracle-labels"),
 )
 class ToyActive(ActiveTask, ToyAdaptation):
     """The blobs of `toy-adaptation`: three queries of five labels, where the predictor is least sure."""
