@@ -1,4 +1,4 @@
-"""The preparing process: builds a bundle, or a part of what no method changes, and says how far it is."""
+"""The preparing process: builds a bundle, or what lies beside one, and says how far it is."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from .spec import RunSpec
 
 
 def write_request(task: registry.Entry, folder: Path, **more: Any) -> Path:
-    """The file that tells a preparing process which bundle to build, or with `spec` and `part` what of the cache."""
+    """The file that tells a preparing process what to build of a task.
+
+    That is its bundle; with `part` a part of its source; with `spec` and `part` what of the cache.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{task.name}.json"
     file.write_text(json.dumps({"task": task.name, "status": str(folder / f"{task.name}.status"), **more}))
@@ -36,7 +39,7 @@ def main(request: Path) -> int:
         if "spec" in asked:
             build_frozen(RunSpec.model_validate(asked["spec"]), asked["part"], tell)
         else:
-            build(registry.get("task", asked["task"]), tell)
+            build(registry.get("task", asked["task"]), tell, asked.get("part", ""))
     except Exception as error:
         traceback.print_exc()
         prefix = "" if isinstance(error, SelfbenchError) else f"{type(error).__name__}: "

@@ -20,8 +20,9 @@ class Job:
     """`spec` and where its record goes; the rest changes no result.
 
     `replace`: run although a record exists (retry). `permute`: shuffle the hidden labels by this seed, for the leak
-    check. `frozen`: where the parts of the cache of what no method changes lie. `gpu`: index of the device, None for
-    the CPU. `code`: git commit and dirty flag of the caller's checkout.
+    check. `frozen`: where the parts of the cache of what no method changes lie. `source`: where the parts of the source
+    lie that the task keeps apart from its bundle and the method needs. `gpu`: index of the device, None for the CPU.
+    `code`: git commit and dirty flag of the caller's checkout.
     """
 
     spec: dict[str, Any]
@@ -35,6 +36,7 @@ class Job:
     gpu: int | None = None
     checkpoint_seconds: float = 30.0
     frozen: dict[str, str] = field(default_factory=dict)
+    source: dict[str, str] = field(default_factory=dict)
 
     @property
     def run_spec(self) -> RunSpec:

@@ -12,7 +12,6 @@ NEEDS: Mapping[str, str] = {
     "source-unlabeled": "images that trained the source model, without labels",
     "source-data": "labelled source images",
     "source-posterior": "a Gaussian over the source model's weights (SWAG, diagonal)",
-    "domain-boundaries": "being told when the domain changes",
     "strong-augmentation": "a strong view of every input, beside the weak one",
     "domains": "the domain of every labelled and unlabelled example",
     "test-inputs": "the test inputs, without labels, during training (transductive)",
@@ -26,6 +25,13 @@ NEEDS: Mapping[str, str] = {
     "code": "an interpreter for the code in responses, in a sandbox",
     "solutions": "worked responses to prompts of the pool (an upper bound)",
 }
+
+SOURCE_PARTS: Mapping[str, str] = {
+    "source-unlabeled": "source",
+    "source-data": "source",
+    "source-posterior": "posterior",
+}
+"""The needs for which a task may keep data apart from its bundle, and the part that each one takes."""
 
 ORACLE = "oracle-labels"
 """For methods of the families of upper bounds alone."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from . import registry
 from .errors import RecordError
 from .files import locked
-from .prepare import bundle_folder
+from .prepare import bundle_folder, data_sets, source_folders
 from .spec import RunSpec
 from .store import Store
 
@@ -65,11 +65,15 @@ def needs(specs: Iterable[RunSpec]) -> list[Need]:
     from .places import data_folder
 
     data = Data(data_folder())
-    tasks = [registry.get("task", name) for name in dict.fromkeys(spec.task.name for spec in specs)]
+    names = dict.fromkeys((spec.task.name, spec.method.name) for spec in specs)
+    pairs = [(registry.get("task", task), registry.get("method", method)) for task, method in names]
     found = [
-        Need("fetch", name, data.describe(name).bytes_to_fetch)
-        for name in dict.fromkeys(item for task in tasks for item in task.options["data"])
-        if not data.present(name)
+        Need("fetch", name, data.describe(name).bytes_to_fetch) for name in data_sets(pairs) if not data.present(name)
     ]
-    bundles = {str(folder.path): task for task in tasks for folder in [bundle_folder(task)] if not folder.exists}
-    return found + [Need("build", task.name, None) for task in bundles.values()]
+    bundles = {
+        str(folder.path): f"{task.name} ({part})" if part else task.name
+        for task, method in pairs
+        for part, folder in {"": bundle_folder(task), **source_folders(task, method)}.items()
+        if not folder.exists
+    }
+    return found + [Need("build", name, None) for name in bundles.values()]

@@ -78,6 +78,8 @@ class Provenance(Frozen):
     method_sha256: str
     task_sha256: str
     bundle_sha256: str
+    source_sha256: dict[str, str] = Field(default_factory=dict)
+    """By part: the source's own images, and its posterior, where they lie apart from the bundle and were shown."""
     stream_sha256: str | None = None
     python: str
     packages: dict[str, str]

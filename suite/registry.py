@@ -165,6 +165,7 @@ def register_task(
     outputs: str = "classes",
     references: Mapping[str, Any] | None = None,
     variants: Mapping[str, Mapping[str, Any]] | None = None,
+    source: Mapping[str, Any] | None = None,
 ) -> Callable[[_Class], _Class]:
     """Register a task class. All arguments must be literals.
 
@@ -180,10 +181,15 @@ def register_task(
 
     `variants` are further tasks on the same data: name -> the arguments that differ, such as the title, and under `set`
     the class attributes that do. They share the bundle unless they name one.
+
+    `source` says that the source's own images lie apart from the bundle, made by `build_source` and `build_posterior`
+    and only for methods that need them (`source-unlabeled`, `source-data`, `source-posterior`); all others run without
+    its data sets. Its `data` are all that these two stand on, the weights included; its `bundle` is the name that tasks
+    of one file share where both come out the same. None: whatever the task grants lies in its bundle.
     """
     options = {"protocol": protocol, "version": version, "metric": metric, "title": title, "budget": dict(budget),
                "data": data, "grants": grants, "tags": tags, "selection": selection, "bundle": bundle,
-               "preset": preset, "outputs": outputs, "references": references}  # fmt: skip
+               "preset": preset, "outputs": outputs, "references": references, "source": source}  # fmt: skip
     return _mark("task", name, options)
 
 
@@ -381,6 +387,10 @@ def _arguments(kind: Kind, given: list[Any], named: dict[str, Any], where: str) 
         raise RegistryError(
             f"{where}: a method that needs {ORACLE} is of the family upper-bound, got {options['family']!r}."
         )
+    source = options.get("source")
+    whole = isinstance(source, dict) and source.keys() == {"bundle", "data"} and isinstance(source["data"], tuple)
+    if source is not None and not whole:
+        raise RegistryError(f"{where}: source is {{'bundle': a name, 'data': a tuple of data sets}}, got {source!r}.")
     outputs = options["outputs"]
     if not isinstance(outputs, tuple if kind == "method" else str) or not set(_several(outputs)) <= OUTPUTS.keys():
         raise RegistryError(f"{where}: outputs must be of {', '.join(OUTPUTS)}, got {outputs!r}.")

@@ -268,7 +268,10 @@ def _run_protocol(job: Job, spec: RunSpec, plan: Message, meter: Meter, context:
     method, task = method_entry.load()(**spec.method.params), task_entry.load()()
     bundle, needs = BundleFolder(Path(job.bundle)), method_entry.options["needs"]
     if task_entry.protocol == "stream":
-        run_stream(method, task, bundle.public(), bundle.model(), plan.arrays, meter, context, needs, job.frozen)
+        public = bundle.public()
+        for folder in _source(job).values():
+            public |= folder.public()
+        run_stream(method, task, public, bundle.model(), plan.arrays, meter, context, needs, job.frozen)
     elif task_entry.protocol == "adaptation":
         loop = run_active if isinstance(task, ActiveTask) else run_adaptation
         loop(method, task, bundle.public(), plan.arrays, meter, context, needs)
@@ -327,7 +330,9 @@ def _record(
     cost["labels"] += outcome.extra_labels if outcome else 0
     cost["setup_seconds"] = max(0.0, seconds - tally.seconds)
     facts = bundle.facts
-    cost["preparation_seconds"] = float(facts.get("preparation_seconds", 0.0))
+    source = _source(job)
+    prepared = [facts, *(folder.facts for folder in source.values())]
+    cost["preparation_seconds"] = sum(float(each.get("preparation_seconds", 0.0)) for each in prepared)
     method_entry, task_entry = registry.get("method", spec.method.name), registry.get("task", spec.task.name)
     return Record(
         run_id=spec.run_id,
@@ -352,6 +357,7 @@ def _record(
             method_sha256=method_entry.source_sha256,
             task_sha256=source_key(task_entry.file, registry.PACKAGE),
             bundle_sha256=bundle.sha256,
+            source_sha256={part: folder.sha256 for part, folder in source.items()},
             stream_sha256=scorer.stream.sha256 if isinstance(scorer, StreamScorer) else None,
             python=platform.python_version(),
             packages=_packages(task_entry.protocol, task_entry.options["tags"]),
@@ -363,6 +369,11 @@ def _record(
             resumed=tally.resumed,
         ),
     )
+
+
+def _source(job: Job) -> dict[str, BundleFolder]:
+    """The parts of the source that lie apart from the task's bundle."""
+    return {part: BundleFolder(Path(path)) for part, path in job.source.items()}
 
 
 def _packages(protocol: str, tags: Sequence[str]) -> dict[str, str]:

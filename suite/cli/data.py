@@ -128,7 +128,7 @@ def _data(root: Path | None) -> Data:
 
 
 def _wanted(names: list[str] | None, suite: str | None) -> list[str]:
-    """The named data sets and those of the suite's tasks, each once, in that order."""
+    """The named data sets and those that the suite's runs need, each once, in that order."""
     from ..errors import UsageError
 
     if not names and not suite:
@@ -136,12 +136,11 @@ def _wanted(names: list[str] | None, suite: str | None) -> list[str]:
     wanted = list(names or [])
     if suite:
         from .. import registry
-        from ..suites import read_suite
+        from ..prepare import data_sets
+        from ..suites import load_suite
 
-        _, table = read_suite(suite)
-        tasks = dict.fromkeys(task for pair in table.get("pairs", []) for task in pair["tasks"])
-        for task in tasks:
-            wanted += registry.get("task", task).options["data"]
+        runs = dict.fromkeys((spec.task.name, spec.method.name) for spec in load_suite(suite).specs)
+        wanted += data_sets((registry.get("task", task), registry.get("method", method)) for task, method in runs)
     return list(dict.fromkeys(wanted))
 
 

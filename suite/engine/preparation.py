@@ -12,7 +12,7 @@ from .. import registry
 from ..builder import write_request
 from ..errors import SelfbenchError
 from ..frozen import frozen_folders, prune
-from ..prepare import bundle_folder, fetch_missing, is_whole
+from ..prepare import bundle_folder, data_sets, fetch_missing, is_whole, source_folders
 from ..spec import RunSpec
 from ..store import Store
 from .local import LocalExecutor
@@ -22,15 +22,15 @@ _POLL_SECONDS = 0.5
 
 def prepare(specs: Sequence[RunSpec], executor: LocalExecutor, store: Store, tell: Callable[[str], None]) -> None:
     """Fetch and build what `specs` need; raises `SelfbenchError` with the builder's reason when one fails."""
-    tasks = [registry.get("task", name) for name in dict.fromkeys(spec.task.name for spec in specs)]
-    fetch_missing(tasks, tell)
-    built: set[Path] = set()
-    for task in tasks:
-        folder = bundle_folder(task)
-        if folder.path in built or is_whole(folder):
-            continue
-        built.add(folder.path)
-        _build(task, executor, store, tell)
+    names = dict.fromkeys((spec.task.name, spec.method.name) for spec in specs)
+    pairs = [(registry.get("task", task), registry.get("method", method)) for task, method in names]
+    fetch_missing(data_sets(pairs), tell)
+    seen: set[Path] = set()
+    for task, method in pairs:
+        for part, folder in {"": bundle_folder(task), **source_folders(task, method)}.items():
+            if folder.path not in seen and not is_whole(folder):
+                _build(task, executor, store, tell, part=part)
+            seen.add(folder.path)
     _compute_frozen(specs, executor, store, tell)
 
 

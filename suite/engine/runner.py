@@ -14,7 +14,7 @@ from ..command import repeat_command
 from ..errors import RecordError, SelfbenchError
 from ..frozen import frozen_folders
 from ..job import BUSY, IO_ERROR, Job
-from ..prepare import bundle_folder
+from ..prepare import bundle_folder, source_folders
 from ..record import Record
 from ..spec import RunSpec
 from ..store import Store
@@ -109,10 +109,11 @@ def run(
                     _finish(turn, store, summary, watcher, "by another process")
                     continue
                 _clear_broken(store, turn.spec)
+                task, method = registry.get("task", turn.spec.task.name), registry.get("method", turn.spec.method.name)
                 job = Job(
                     spec=turn.spec.model_dump(mode="json"),
                     results=str(store.root.resolve()),
-                    bundle=str(bundle_folder(registry.get("task", turn.spec.task.name)).path),
+                    bundle=str(bundle_folder(task).path),
                     command=repeat_command(turn.spec),
                     code=code,
                     attempt=_attempt(before.get(turn.spec.run_id)) + turn.attempt - 1,
@@ -120,6 +121,7 @@ def run(
                     permute=permute,
                     checkpoint_seconds=checkpoint_seconds,
                     frozen={name: str(folder.path) for name, folder in frozen_folders(turn.spec).items()},
+                    source={part: str(folder.path) for part, folder in source_folders(task, method).items()},
                 )
                 turn.started = now
                 try:

@@ -107,10 +107,21 @@ class StreamTask:
     def source_images(self, public: Mapping[str, Array], indices: Array) -> Tensor:
         """As `images`, of the source: for tasks that grant `source-unlabeled` or `source-data`.
 
-        Their bundle holds the public arrays `source_images` (N, ...) and `source_labels` (N,). One that grants
-        `source-posterior` holds `posterior_mean` and `posterior_variance` (P,): of all parameters of the model,
-        flattened and joined in their order.
+        The public arrays `source_images` (N, ...) and `source_labels` (N,) lie in their bundle, or in that of
+        `build_source`. For `source-posterior` there are `posterior_mean` and `posterior_variance` (P,), of all
+        parameters of the model, flattened and joined in their order, in the bundle or in that of `build_posterior`.
         """
+        raise NotImplementedError
+
+    def build_source(self, data: Data) -> Bundle:
+        """The public arrays of the source's own images, for a task whose registration names `source`.
+
+        Runs once, in a process of its own, and only where a method needs them.
+        """
+        raise NotImplementedError
+
+    def build_posterior(self, bundle: BundleFolder, source: BundleFolder) -> Bundle:
+        """The posterior around the weights of `bundle`, on what `build_source` has made; as `build_source`."""
         raise NotImplementedError
 
     def labels(self, private: Mapping[str, Array], indices: Array) -> Array:

@@ -107,7 +107,11 @@ def provenance(record: Mapping[str, Any]) -> Markup:
         rows.append(_text("Attempt", f"{origin['attempt']}, resumed {formats.plural(origin['resumed'], 'time')}"))
     rows += [
         _digest(name, value)
-        for name, value in (("Stream", origin["stream_sha256"]), ("Predictions", record["predictions_sha256"]))
+        for name, value in (
+            ("Stream", origin["stream_sha256"]),
+            *((f"Source: {part}", sha256) for part, sha256 in origin.get("source_sha256", {}).items()),
+            ("Predictions", record["predictions_sha256"]),
+        )
         if value
     ]
     return Markup("".join(rows))

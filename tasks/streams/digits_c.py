@@ -1,8 +1,8 @@
 """Handwritten digits under 15 corruptions: one after the other at severity 5, or all mixed.
 
-One half of scikit-learn's 1,797 digits trains the source model, the other half is the base of both streams. The weights
-are part of the task: trained once by `train_source` and kept beside this file, for the same training on another kind of
-processor rounds differently and ends one point of error away.
+One half of scikit-learn's 1,797 digits trains the source model and is granted as source data, the other half is the
+base of both streams. The weights are part of the task: trained once by `train_source` and kept beside this file, for
+the same training on another kind of processor rounds differently and ends one point of error away.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from ..augmentations import shift
 from ..digits import as_tensor, convolution, read_digits
 from .corruptions import NAMES, SEVERITIES, corrupt
 from .orders import Domain, continual, mixed
+from .posterior import swag_diagonal
 
 if TYPE_CHECKING:
     from ...suite.data import Data
@@ -74,8 +75,24 @@ class _DigitsC(StreamTask):
             nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, self.n_classes),
         )  # fmt: skip
 
+    def build_source(self, data: Data) -> Bundle:
+        images, labels = read_digits(data)
+        source, _ = halves(labels)
+        return Bundle({"source_images": images[source], "source_labels": labels[source]}, {})
+
+    def build_posterior(self, bundle: BundleFolder, source: BundleFolder) -> Bundle:
+        model = self.model()
+        model.load_state_dict(bundle.model())
+        public = source.public()
+        pixels, labels = public["source_images"][:, None], public["source_labels"]
+        mean, variance = swag_diagonal(model, pixels, labels, seed=SOURCE_SEED, epochs=10, batch_size=64, augment=shift)
+        return Bundle({"posterior_mean": mean, "posterior_variance": variance}, {})
+
     def images(self, public: Mapping[str, Array], indices: Array) -> Tensor:
         return as_tensor(public["images"][indices])
+
+    def source_images(self, public: Mapping[str, Array], indices: Array) -> Tensor:
+        return as_tensor(public["source_images"][indices])
 
 
 @register_task(
@@ -86,7 +103,8 @@ class _DigitsC(StreamTask):
     title="Digits under 15 corruptions, one after the other, severity 5",
     budget={"currency": "passes", "limit": 675750, "wall_seconds": 120.0},
     data=("digits",),
-    grants=("images", "norm-layers", "batch-norm"),
+    grants=("images", "norm-layers", "batch-norm", "source-unlabeled", "source-data", "source-posterior"),
+    source={"bundle": "digits-c", "data": ("digits",)},
     bundle="digits-c",
 )
 class DigitsCContinual(_DigitsC):
@@ -110,7 +128,8 @@ class DigitsCContinual(_DigitsC):
     title="Digits under 15 corruptions in five severities, all mixed",
     budget={"currency": "passes", "limit": 675750, "wall_seconds": 120.0},
     data=("digits",),
-    grants=("images", "norm-layers", "batch-norm"),
+    grants=("images", "norm-layers", "batch-norm", "source-unlabeled", "source-data", "source-posterior"),
+    source={"bundle": "digits-c", "data": ("digits",)},
     bundle="digits-c",
 )
 class DigitsCMixed(_DigitsC):

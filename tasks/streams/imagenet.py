@@ -4,10 +4,15 @@ All are folders of classes. Images are decoded once, to 224 x 224 pixels: those 
 that size, others are resized to 256 on the shorter side and cut in the centre. ImageNet-R and -A know 200 of the
 classes: the rows of the classifier for the others are taken off, which is what masking their logits does. The gate of
 the source model is its error on 5,000 clean validation images; where a task shows some after the stream, it is these.
+
+Source data, for the methods that need them, are ten training images of each class, the first ones by name: the
+validation images are the clean twins of those of ImageNet-C, and some published runs took their Fisher information on
+them. Who runs other methods needs no training images.
 """
 
 from __future__ import annotations
 
+import filecmp
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -23,11 +28,12 @@ from ...suite.registry import register_task
 from ...suite.seeds import rng
 from .common_corruptions.constants import NAMES
 from .layouts.files import written
-from .layouts.folders import Files, class_folders, decode_all, listed, subfolders
+from .layouts.folders import Files, class_folders, decode_all, image_files, listed, subfolders
 from .models.libraries import torchvision_net
 from .models.normalize import Normalized
-from .orders import Domain, continual, correlated, mixed, separate, then
+from .orders import Domain, class_sorted, continual, correlated, gradual, mixed, recurring, separate, then
 from .pixels import as_images, labelled_batches
+from .posterior import sampled_posterior
 from .published_models import RESNET50
 from .source_models import SourceModel
 
@@ -37,8 +43,11 @@ if TYPE_CHECKING:
 SIDE, RESIZE = 224, 256
 CLASSES = 1000
 PER_CLASS = 50
+SEVERITIES = (1, 2, 3, 4, 5)
 BATCH_SIZE = 64
 GAMMA = 0.1
+SOURCE_PER_CLASS = 10
+POSTERIOR_SHOWN, POSTERIOR_BATCH = 4000, 32
 NAMES_3D = (
     "near_focus", "far_focus", "bit_error", "color_quant", "flash", "fog_3d", "h265_abr", "h265_crf", "iso_noise",
     "low_light", "xy_motion_blur", "z_motion_blur",
@@ -92,11 +101,24 @@ class ImageNetStream(StreamTask):
             facts={"clean_error": clean_error, "domains": sizes, "weights_sha256": self.source.digest(data)},
         )
 
+    def source_classes(self, data: Data) -> Sequence[str]:
+        """The class folders of the task's own classes, in the order of their numbers."""
+        return imagenet_classes(data.file("imagenet", "val"))
+
+    def build_source(self, data: Data) -> Bundle:
+        return source_bundle(data, self.source_classes(data))
+
+    def build_posterior(self, bundle: BundleFolder, source: BundleFolder) -> Bundle:
+        return sampled_posterior(self, bundle, source, POSTERIOR_SHOWN, POSTERIOR_BATCH)
+
     def model(self) -> nn.Module:
         return Normalized(torchvision_net("resnet50", self.n_classes), self.source.mean, self.source.std)
 
     def images(self, public: Mapping[str, Array], indices: Array) -> Tensor:
         return as_images(public["images"][indices])
+
+    def source_images(self, public: Mapping[str, Array], indices: Array) -> Tensor:
+        return as_images(public["source_images"][indices])
 
     def domains(self, bundle: BundleFolder) -> list[Domain]:
         found, start = [], 0
@@ -107,8 +129,8 @@ class ImageNetStream(StreamTask):
 
     def stream(self, bundle: BundleFolder, seed: int) -> Stream:
         stream = self.order(bundle, rng(seed, type(self).__name__))
-        n = len(bundle.private()["labels"])
-        return then(stream, np.arange(len(stream.indices), n)) if self.clean_after else stream
+        start, n = sum(size for _, size in bundle.facts["domains"]), len(bundle.private()["labels"])
+        return then(stream, np.arange(start, n)) if self.clean_after else stream
 
     def order(self, bundle: BundleFolder, draw: np.random.Generator) -> Stream:
         return continual(self.domains(bundle), draw, BATCH_SIZE)
@@ -125,6 +147,41 @@ def imagenet_classes(validation: Path) -> tuple[str, ...]:
 def clean_names(data: Data) -> list[str]:
     """The 5,000 validation images `<class>/<name>` on which RobustBench measures."""
     return data.file("imagenet-5k-ids", "imagenet_test_image_ids.txt").read_text().split()
+
+
+def source_bundle(data: Data, classes: Sequence[str]) -> Bundle:
+    """`SOURCE_PER_CLASS` training images of each of `classes`, the first by name, in an order drawn once.
+
+    Raises `DataMissing` where a class has fewer, or where one of them is a validation image.
+    """
+    folder, validation = data.file("imagenet-train", "train"), data.file("imagenet", "val")
+    paths: list[Path] = []
+    for name in classes:
+        found = image_files(folder / name)[:SOURCE_PER_CLASS] if (folder / name).is_dir() else []
+        if len(found) < SOURCE_PER_CLASS:
+            raise DataMissing(
+                f"{folder / name} holds {len(found)} images, expected {SOURCE_PER_CLASS} or more.\n"
+                f"{data.describe('imagenet-train').by_hand}"
+            )
+        _no_twins(found, image_files(validation / name))
+        paths += found
+    order = rng(0, "imagenet", "source").permutation(len(paths))
+    images = written(
+        (len(paths), 3, SIDE, SIDE), lambda out: decode_all([paths[index] for index in order], out, SIDE, RESIZE)
+    )
+    return Bundle({"source_images": images, "source_labels": order // SOURCE_PER_CLASS}, {})
+
+
+def _no_twins(paths: Sequence[Path], others: Sequence[Path]) -> None:
+    """Raise `DataMissing` where one of `paths` has the content of one of `others`, whatever its name."""
+    sizes = [(other.stat().st_size, other) for other in others]
+    for path in paths:
+        size = path.stat().st_size
+        for twin in (other for own, other in sizes if own == size and filecmp.cmp(path, other, shallow=False)):
+            raise DataMissing(
+                f"{path} is the validation image {twin.name}, the clean twin of images of the stream. "
+                "Put training images there."
+            )
 
 
 def _classes_only(model: nn.Module, kept: list[int]) -> nn.Module:
@@ -148,6 +205,24 @@ class ImageNetC5k(ImageNetStream):
         return {name: listed(data.file("imagenet-c", name) / "5", names, classes) for name in NAMES}
 
 
+class ImageNetC5kSeverities(ImageNetStream):
+    """ImageNet-C over the 5,000 images of RobustBench, corruption by corruption and in each severity by severity."""
+
+    def files(self, data: Data, classes: Sequence[str]) -> dict[str, Files]:
+        names = clean_names(data)
+        return {
+            f"{name} {severity}": listed(data.file("imagenet-c", name) / str(severity), names, classes)
+            for name in NAMES
+            for severity in SEVERITIES
+        }
+
+    def ladders(self, bundle: BundleFolder) -> list[list[Domain]]:
+        """The images of each corruption by severity, as a domain of the corruption's name."""
+        found = self.domains(bundle)
+        steps = [found[start : start + len(SEVERITIES)] for start in range(0, len(found), len(SEVERITIES))]
+        return [[Domain(name, step.indices) for step in ladder] for name, ladder in zip(NAMES, steps, strict=True)]
+
+
 class ImageNetC50k(ImageNetStream):
     """ImageNet-C at severity 5 over all 50,000 validation images."""
 
@@ -166,23 +241,26 @@ class _TwoHundred(ImageNetStream):
     expected: ClassVar[int]
 
     def files(self, data: Data, classes: Sequence[str]) -> dict[str, Files]:
+        own = self.source_classes(data)
         folder = data.file(self.name, self.name)
-        own = subfolders(folder)
-        unknown = sorted(set(own) - set(classes))
-        if unknown or len(own) != self.n_classes:
+        if set(own) - set(classes) or len(own) != self.n_classes:
             raise DataMissing(f"{folder} has {len(own)} class folders, expected 200 of ImageNet's. Get it again.")
         return {self.name: class_folders(folder, own, self.expected)}
+
+    def source_classes(self, data: Data) -> Sequence[str]:
+        return subfolders(data.file(self.name, self.name))
 
 
 @register_task(
     "imagenet-c-5k-continual",
     protocol="stream",
-    version="1",
+    version="2",
     metric="error",
     title="ImageNet-C, 5,000 images a corruption, one after the other, severity 5",
-    budget={"currency": "passes", "limit": 8000000, "wall_seconds": 172800.0, "memory_mb": 32768},
+    budget={"currency": "passes", "limit": 15500000, "wall_seconds": 172800.0, "memory_mb": 32768},
     data=("imagenet-c", "imagenet", "imagenet-5k-ids", "torchvision-models"),
-    grants=("images", "norm-layers", "batch-norm"),
+    grants=("images", "norm-layers", "batch-norm", "source-unlabeled", "source-data", "source-posterior"),
+    source={"bundle": "imagenet", "data": ("imagenet-train", "imagenet", "torchvision-models")},
     bundle="imagenet-c-5k",
     preset="imagenet",
 )
@@ -193,12 +271,13 @@ class ImageNetC5kContinual(ImageNetC5k):
 @register_task(
     "imagenet-c-5k-reset",
     protocol="stream",
-    version="1",
+    version="2",
     metric="error",
     title="ImageNet-C, 5,000 images a corruption, methods start anew at each, severity 5",
-    budget={"currency": "passes", "limit": 8000000, "wall_seconds": 172800.0, "memory_mb": 32768},
+    budget={"currency": "passes", "limit": 15500000, "wall_seconds": 172800.0, "memory_mb": 32768},
     data=("imagenet-c", "imagenet", "imagenet-5k-ids", "torchvision-models"),
-    grants=("images", "norm-layers", "batch-norm"),
+    grants=("images", "norm-layers", "batch-norm", "source-unlabeled", "source-data", "source-posterior"),
+    source={"bundle": "imagenet", "data": ("imagenet-train", "imagenet", "torchvision-models")},
     bundle="imagenet-c-5k",
     preset="imagenet",
 )
@@ -212,12 +291,13 @@ class ImageNetC5kReset(ImageNetC5k):
 @register_task(
     "imagenet-c-5k-mixed",
     protocol="stream",
-    version="1",
+    version="2",
     metric="error",
     title="ImageNet-C, 5,000 images a corruption, all mixed, severity 5",
-    budget={"currency": "passes", "limit": 8000000, "wall_seconds": 172800.0, "memory_mb": 32768},
+    budget={"currency": "passes", "limit": 15500000, "wall_seconds": 172800.0, "memory_mb": 32768},
     data=("imagenet-c", "imagenet", "imagenet-5k-ids", "torchvision-models"),
-    grants=("images", "norm-layers", "batch-norm"),
+    grants=("images", "norm-layers", "batch-norm", "source-unlabeled", "source-data", "source-posterior"),
+    source={"bundle": "imagenet", "data": ("imagenet-train", "imagenet", "torchvision-models")},
     bundle="imagenet-c-5k",
     preset="imagenet",
 )
@@ -231,12 +311,13 @@ class ImageNetC5kMixed(ImageNetC5k):
 @register_task(
     "imagenet-c-5k-correlated",
     protocol="stream",
-    version="1",
+    version="2",
     metric="error",
     title="ImageNet-C, 5,000 images a corruption, classes in bursts, severity 5",
-    budget={"currency": "passes", "limit": 8000000, "wall_seconds": 172800.0, "memory_mb": 32768},
+    budget={"currency": "passes", "limit": 15500000, "wall_seconds": 172800.0, "memory_mb": 32768},
     data=("imagenet-c", "imagenet", "imagenet-5k-ids", "torchvision-models"),
-    grants=("images", "norm-layers", "batch-norm"),
+    grants=("images", "norm-layers", "batch-norm", "source-unlabeled", "source-data", "source-posterior"),
+    source={"bundle": "imagenet", "data": ("imagenet-train", "imagenet", "torchvision-models")},
     bundle="imagenet-c-5k",
     preset="imagenet",
 )
@@ -248,14 +329,78 @@ class ImageNetC5kCorrelated(ImageNetC5k):
 
 
 @register_task(
-    "imagenet-c-50k-continual",
+    "imagenet-c-5k-class-sorted",
     protocol="stream",
     version="1",
     metric="error",
-    title="ImageNet-C, 50,000 images a corruption, one after the other, severity 5",
-    budget={"currency": "passes", "limit": 75500000, "wall_seconds": 604800.0, "memory_mb": 32768},
+    title="ImageNet-C, 5,000 images a corruption, classes sorted, severity 5",
+    budget={"currency": "passes", "limit": 15500000, "wall_seconds": 172800.0, "memory_mb": 32768},
     data=("imagenet-c", "imagenet", "imagenet-5k-ids", "torchvision-models"),
-    grants=("images", "norm-layers", "batch-norm"),
+    grants=("images", "norm-layers", "batch-norm", "source-unlabeled", "source-data", "source-posterior"),
+    source={"bundle": "imagenet", "data": ("imagenet-train", "imagenet", "torchvision-models")},
+    bundle="imagenet-c-5k",
+    preset="imagenet",
+)
+class ImageNetC5kClassSorted(ImageNetC5k):
+    """The images of `imagenet-c-5k-continual`; within each corruption one class comes after the other."""
+
+    def order(self, bundle: BundleFolder, draw: np.random.Generator) -> Stream:
+        return class_sorted(self.domains(bundle), bundle.private()["labels"], draw, BATCH_SIZE)
+
+
+@register_task(
+    "imagenet-c-5k-recurring",
+    protocol="stream",
+    version="1",
+    metric="error",
+    title="ImageNet-C, 5,000 images a corruption, ten times over, severity 5",
+    budget={"currency": "passes", "limit": 150500000, "wall_seconds": 604800.0, "memory_mb": 32768},
+    data=("imagenet-c", "imagenet", "imagenet-5k-ids", "torchvision-models"),
+    grants=("images", "norm-layers", "batch-norm", "source-unlabeled", "source-data", "source-posterior"),
+    source={"bundle": "imagenet", "data": ("imagenet-train", "imagenet", "torchvision-models")},
+    bundle="imagenet-c-5k",
+    preset="imagenet",
+)
+class ImageNetC5kRecurring(ImageNetC5k):
+    """The stream of `imagenet-c-5k-continual` ten times, shuffled anew each time: 750,000 images."""
+
+    def order(self, bundle: BundleFolder, draw: np.random.Generator) -> Stream:
+        return recurring(self.domains(bundle), draw, BATCH_SIZE)
+
+
+@register_task(
+    "imagenet-c-5k-gradual",
+    protocol="stream",
+    version="1",
+    metric="error",
+    title="ImageNet-C, 5,000 images a step, corruptions that rise and fall, severities 1 to 5 to 1",
+    budget={"currency": "passes", "limit": 135500000, "wall_seconds": 604800.0, "memory_mb": 32768},
+    data=("imagenet-c", "imagenet", "imagenet-5k-ids", "torchvision-models"),
+    grants=("images", "norm-layers", "batch-norm", "source-unlabeled", "source-data", "source-posterior"),
+    source={"bundle": "imagenet", "data": ("imagenet-train", "imagenet", "torchvision-models")},
+    bundle="imagenet-c-5k-severities",
+    preset="imagenet",
+)
+class ImageNetC5kGradual(ImageNetC5kSeverities):
+    """Every corruption at severities 1 to 5 and back to 1, each step over 5,000 images; 675,000 in batches of 64.
+
+    The bundle holds 375,000 decoded images, 57 GB.
+    """
+
+    def order(self, bundle: BundleFolder, draw: np.random.Generator) -> Stream:
+        return gradual(self.ladders(bundle), draw, BATCH_SIZE)
+
+
+@register_task(
+    "imagenet-c-50k-continual",
+    protocol="stream",
+    version="2",
+    metric="error",
+    title="ImageNet-C, 50,000 images a corruption, one after the other, severity 5",
+    budget={"currency": "passes", "limit": 150500000, "wall_seconds": 604800.0, "memory_mb": 32768},
+    data=("imagenet-c", "imagenet", "imagenet-5k-ids", "torchvision-models"),
+    grants=("images", "norm-layers", "batch-norm", "source-unlabeled", "source-data", "source-posterior"),
+    source={"bundle": "imagenet", "data": ("imagenet-train", "imagenet", "torchvision-models")},
     bundle="imagenet-c-50k",
     preset="imagenet",
 )
@@ -266,12 +411,13 @@ class ImageNetC50kContinual(ImageNetC50k):
 @register_task(
     "imagenet-c-50k-reset",
     protocol="stream",
-    version="1",
+    version="2",
     metric="error",
     title="ImageNet-C, 50,000 images a corruption, methods start anew at each, severity 5",
-    budget={"currency": "passes", "limit": 75500000, "wall_seconds": 604800.0, "memory_mb": 32768},
+    budget={"currency": "passes", "limit": 150500000, "wall_seconds": 604800.0, "memory_mb": 32768},
     data=("imagenet-c", "imagenet", "imagenet-5k-ids", "torchvision-models"),
-    grants=("images", "norm-layers", "batch-norm"),
+    grants=("images", "norm-layers", "batch-norm", "source-unlabeled", "source-data", "source-posterior"),
+    source={"bundle": "imagenet", "data": ("imagenet-train", "imagenet", "torchvision-models")},
     bundle="imagenet-c-50k",
     preset="imagenet",
 )
@@ -285,12 +431,13 @@ class ImageNetC50kReset(ImageNetC50k):
 @register_task(
     "imagenet-c-50k-mixed",
     protocol="stream",
-    version="1",
+    version="2",
     metric="error",
     title="ImageNet-C, 50,000 images a corruption, all mixed, severity 5",
-    budget={"currency": "passes", "limit": 75500000, "wall_seconds": 604800.0, "memory_mb": 32768},
+    budget={"currency": "passes", "limit": 150500000, "wall_seconds": 604800.0, "memory_mb": 32768},
     data=("imagenet-c", "imagenet", "imagenet-5k-ids", "torchvision-models"),
-    grants=("images", "norm-layers", "batch-norm"),
+    grants=("images", "norm-layers", "batch-norm", "source-unlabeled", "source-data", "source-posterior"),
+    source={"bundle": "imagenet", "data": ("imagenet-train", "imagenet", "torchvision-models")},
     bundle="imagenet-c-50k",
     preset="imagenet",
 )
@@ -304,12 +451,13 @@ class ImageNetC50kMixed(ImageNetC50k):
 @register_task(
     "imagenet-c-50k-correlated",
     protocol="stream",
-    version="1",
+    version="2",
     metric="error",
     title="ImageNet-C, 50,000 images a corruption, classes in bursts, severity 5",
-    budget={"currency": "passes", "limit": 75500000, "wall_seconds": 604800.0, "memory_mb": 32768},
+    budget={"currency": "passes", "limit": 150500000, "wall_seconds": 604800.0, "memory_mb": 32768},
     data=("imagenet-c", "imagenet", "imagenet-5k-ids", "torchvision-models"),
-    grants=("images", "norm-layers", "batch-norm"),
+    grants=("images", "norm-layers", "batch-norm", "source-unlabeled", "source-data", "source-posterior"),
+    source={"bundle": "imagenet", "data": ("imagenet-train", "imagenet", "torchvision-models")},
     bundle="imagenet-c-50k",
     preset="imagenet",
 )
@@ -321,14 +469,35 @@ class ImageNetC50kCorrelated(ImageNetC50k):
 
 
 @register_task(
-    "imagenet-3dcc-5k-continual",
+    "imagenet-c-50k-class-sorted",
     protocol="stream",
     version="1",
     metric="error",
+    title="ImageNet-C, 50,000 images a corruption, classes sorted, severity 5",
+    budget={"currency": "passes", "limit": 150500000, "wall_seconds": 604800.0, "memory_mb": 32768},
+    data=("imagenet-c", "imagenet", "imagenet-5k-ids", "torchvision-models"),
+    grants=("images", "norm-layers", "batch-norm", "source-unlabeled", "source-data", "source-posterior"),
+    source={"bundle": "imagenet", "data": ("imagenet-train", "imagenet", "torchvision-models")},
+    bundle="imagenet-c-50k",
+    preset="imagenet",
+)
+class ImageNetC50kClassSorted(ImageNetC50k):
+    """The images of `imagenet-c-50k-continual`; within each corruption one class comes after the other."""
+
+    def order(self, bundle: BundleFolder, draw: np.random.Generator) -> Stream:
+        return class_sorted(self.domains(bundle), bundle.private()["labels"], draw, BATCH_SIZE)
+
+
+@register_task(
+    "imagenet-3dcc-5k-continual",
+    protocol="stream",
+    version="2",
+    metric="error",
     title="ImageNet-3DCC, 5,000 images a corruption, one after the other, severity 5",
-    budget={"currency": "passes", "limit": 6500000, "wall_seconds": 172800.0, "memory_mb": 32768},
+    budget={"currency": "passes", "limit": 12500000, "wall_seconds": 172800.0, "memory_mb": 32768},
     data=("imagenet-3dcc", "imagenet", "imagenet-5k-ids", "torchvision-models"),
-    grants=("images", "norm-layers", "batch-norm"),
+    grants=("images", "norm-layers", "batch-norm", "source-unlabeled", "source-data", "source-posterior"),
+    source={"bundle": "imagenet", "data": ("imagenet-train", "imagenet", "torchvision-models")},
     bundle="imagenet-3dcc-5k",
     preset="imagenet",
 )
@@ -343,12 +512,13 @@ class ImageNet3DCC5k(ImageNetStream):
 @register_task(
     "imagenet-r-stream",
     protocol="stream",
-    version="1",
+    version="2",
     metric="error",
     title="ImageNet-R, shuffled",
-    budget={"currency": "passes", "limit": 3500000, "wall_seconds": 172800.0, "memory_mb": 32768},
+    budget={"currency": "passes", "limit": 6500000, "wall_seconds": 172800.0, "memory_mb": 32768},
     data=("imagenet-r", "imagenet", "imagenet-5k-ids", "torchvision-models"),
-    grants=("images", "norm-layers", "batch-norm"),
+    grants=("images", "norm-layers", "batch-norm", "source-unlabeled", "source-data", "source-posterior"),
+    source={"bundle": "imagenet-r", "data": ("imagenet-train", "imagenet", "imagenet-r", "torchvision-models")},
     bundle="imagenet-r",
     preset="imagenet",
 )
@@ -362,12 +532,13 @@ class ImageNetR(_TwoHundred):
 @register_task(
     "imagenet-a-stream",
     protocol="stream",
-    version="1",
+    version="2",
     metric="error",
     title="ImageNet-A, shuffled",
-    budget={"currency": "passes", "limit": 1250000, "wall_seconds": 172800.0, "memory_mb": 32768},
+    budget={"currency": "passes", "limit": 2000000, "wall_seconds": 172800.0, "memory_mb": 32768},
     data=("imagenet-a", "imagenet", "imagenet-5k-ids", "torchvision-models"),
-    grants=("images", "norm-layers", "batch-norm"),
+    grants=("images", "norm-layers", "batch-norm", "source-unlabeled", "source-data", "source-posterior"),
+    source={"bundle": "imagenet-a", "data": ("imagenet-train", "imagenet", "imagenet-a", "torchvision-models")},
     bundle="imagenet-a",
     preset="imagenet",
 )

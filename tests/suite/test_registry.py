@@ -286,6 +286,7 @@ def test_why_a_pair_does_not_fit(write: Write) -> None:
     write("a.py", method().replace('paper="-"', 'paper="-", needs=("batch-norm", "source-data")'))
     needy = get("method", "my-method")
     task = next(item for item in entries("task").values() if item.protocol == "stream")
+    task = dataclasses.replace(task, options={**task.options, "grants": ("batch-norm",)})
     assert misfit(needy, task) == f"method 'my-method' needs source-data, which task '{task.name}' does not grant."
     other = get("method", "supervised")
     assert "protocol adaptation" in misfit(other, task)

@@ -1,10 +1,10 @@
-"""Built bundles of the digits tasks, each built once for all tests, and runs of adaptation tasks."""
+"""Built bundles of the digits tasks, each built once for all tests, and runs of adaptation and stream tasks."""
 
 from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from selfbench.suite.meter import Meter
 from selfbench.suite.protocols.adaptation import AdaptationTask
 from selfbench.suite.protocols.adaptation_loop import run_adaptation
 from selfbench.suite.protocols.context import Context
+from selfbench.suite.protocols.stream import StreamTask
+from selfbench.suite.protocols.stream_loop import run_stream
 from selfbench.suite.scorer import Outcome, make_scorer
 from selfbench.suite.spec import Budget, MethodRef, RunSpec, TaskRef
 from selfbench.suite.wire import Wire
@@ -45,8 +47,9 @@ def play(tmp_path: Path) -> Callable[..., Outcome]:
     """play(method, task, bundle, ...): the real loop here, the real scorer at the other end of a real line."""
 
     def call(
-        method: Any, task: AdaptationTask, bundle: BundleFolder, limit: float, seed: int = 0, name: str = "tested"
-    ) -> Outcome:
+        method: Any, task: AdaptationTask | StreamTask, bundle: BundleFolder, limit: float, seed: int = 0,
+        name: str = "tested", source: Sequence[BundleFolder] = (),
+    ) -> Outcome:  # fmt: skip
         options = type(task).__selfbench__  # type: ignore[attr-defined]
         spec = RunSpec(
             task=TaskRef(name=options["name"], version=options["version"]),
@@ -75,7 +78,11 @@ def play(tmp_path: Path) -> Callable[..., Outcome]:
         try:
             with torch.random.fork_rng(devices=[]):
                 meter = Meter(spec.budget, name)
-                run_adaptation(method, task, bundle.public(), scorer.plan(), meter, context, needs)
+                public = {key: array for part in (bundle, *source) for key, array in part.public().items()}
+                if isinstance(task, StreamTask):
+                    run_stream(method, task, public, bundle.model(), scorer.plan(), meter, context, needs)
+                else:
+                    run_adaptation(method, task, public, scorer.plan(), meter, context, needs)
         finally:
             theirs.close()
             listener.join()
