@@ -268,18 +268,16 @@ def swag_by_hand(model: nn.Module, pixels: np.ndarray, labels: np.ndarray) -> tu
     return stacked.mean(0).numpy(), stacked.var(0, correction=0).numpy()
 
 
-def test_the_posterior_gathers_the_moments_of_sgd(monkeypatch: pytest.MonkeyPatch) -> None:
-    from selfbench.tasks.streams import posterior
-
+def test_the_posterior_gathers_the_moments_of_sgd() -> None:
     draw = np.random.default_rng(0)
     pixels, labels = draw.integers(0, 256, (6, 3, 4, 4), dtype=np.uint8), draw.integers(0, 10, 6)
     torch.manual_seed(0)
     model = Tiny().eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    monkeypatch.setattr(posterior, "_augmented", lambda images, generator: images)
     mean, variance = swag_diagonal(
-        model, pixels, labels, seed=0, epochs=3, batch_size=6, lr=0.1, weight_decay=0.0, burn_in=0.34, every=1
-    )
+        model, pixels, labels, seed=0, epochs=3, batch_size=6, lr=0.1, weight_decay=0.0, burn_in=0.34, every=1,
+        augment=lambda images, generator: images,
+    )  # fmt: skip
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     expected_mean, expected_variance = swag_by_hand(model, pixels, labels)
     assert mean == pytest.approx(expected_mean, abs=1e-6)
