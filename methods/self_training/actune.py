@@ -133,12 +133,17 @@ def surest(probabilities: Tensor, size: int) -> Tensor:
 
 
 def clusters(features: Tensor, weights: Tensor, number: int, seed: int) -> Tensor:
-    """The cluster (N,) of each of the features (N, D), scaled to length 1, by k-means with `weights` (N,)."""
+    """The cluster (N,) of each of the features (N, D), scaled to length 1, by k-means with `weights` (N,).
+
+    Where all weights are 0, as those of predictions that are 1 in floating point, all examples count alike.
+    """
     from sklearn.cluster import KMeans
 
     unit = F.normalize(features.double(), dim=1).cpu().numpy()
     means = KMeans(n_clusters=number, n_init=1, random_state=seed)
-    return torch.from_numpy(means.fit_predict(unit, sample_weight=weights.double().cpu().numpy())).to(features.device)
+    shares = weights.double().cpu().numpy()
+    found = means.fit_predict(unit, sample_weight=shares if shares.any() else None)
+    return torch.from_numpy(found).to(features.device)
 
 
 def from_regions(

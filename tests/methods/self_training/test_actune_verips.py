@@ -87,6 +87,7 @@ def test_clusters_are_those_of_directions_and_repeat() -> None:
     assert len({(a, b) for a, b in zip(group.tolist(), found.tolist(), strict=True)}) == 3
     heavy = torch.where(torch.from_numpy(group) == 0, 1e6, 1e-6).double()
     assert len(clusters(features, heavy, 2, 0)[group == 0].unique()) == 2, "what weighs nothing takes no cluster"
+    assert torch.equal(clusters(features, torch.zeros(90), 3, 5), clusters(features, torch.ones(90), 3, 5))
 
 
 def test_the_surest_have_the_smallest_entropies() -> None:
