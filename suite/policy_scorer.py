@@ -60,23 +60,30 @@ class PolicyScorer:
             self._refuse(f"the test problem {min(twice)!r} is also shown to methods")
         self._test = task.answers(private, problems.test)
         self._pool = task.answers(private, problems.pool)
-        self._gate = Gate(task.answers(private, problems.probe), self._answers, task.probe_samples, spec.seed)
+        self._gate = Gate(task.answers(private, problems.probe), self._answers, problems.probe_samples, spec.seed)
         probed = task.prompts(public, problems.probe)
         if len({*probed, *shown, *self._prompts}) != len(probed) + len(shown) + len(self._prompts):
             self._refuse("a prompt of the judge's gate stands twice, or among the others")
-        self._solutions = task.solutions(private, problems.pool) if "solutions" in self._needs else []
-        self._references = task.references(private, problems.pool) if "references" in self._needs else []
+        grants, measures = task.grants(), task.measures()
+        self._verifier = grants.verifier if "verifier" in self._needs else None
+        solutions = grants.solutions if "solutions" in self._needs else None
+        self._solutions = solutions.worked(private, problems.pool) if solutions else []
+        references = grants.references if "references" in self._needs else None
+        self._references = references.known(private, problems.pool) if references else []
         if permute is not None:
             self._test = _shuffled(self._test, permute)
             # Where nothing tells a method of the pool's answers, they may not move it either.
             if not self._needs & _TRUTHS:
                 self._pool = _shuffled(self._pool, permute)
-        worlds = {"pool": problems.pool, "test": problems.test} if task.observations else {}
+        self._environment = environment = grants.environment
+        parts = {"pool": problems.pool, "test": problems.test}
         # What the environment does is no label: it is the same where labels are permuted.
-        self._worlds = {part: task.worlds(private, indices) for part, indices in worlds.items()}
-        self._groups = task.groups(self._prompts)
-        self._probes = task.probe_answers(private)
-        self._lenient = type(task).lenient is not PolicyTask.lenient
+        self._worlds = (
+            {part: environment.worlds(private, indices) for part, indices in parts.items()} if environment else {}
+        )
+        self._groups = measures.groups(self._prompts) if measures.groups else None
+        self._probes = measures.forgetting.right(private) if measures.forgetting else {}
+        self._lenient = measures.lenient
         state = json.loads(self._file.read_text()) if self._file.exists() else {"points": [], "judged": []}
         self._points: list[dict[str, Any]] = state["points"]
         self._judged = {(int(number), str(answer)) for number, answer in state["judged"]}
@@ -95,6 +102,7 @@ class PolicyScorer:
             "solutions": pack(self._solutions),
             "references": pack(self._references),
             "probe": problems.probe,
+            "probe_samples": np.array([problems.probe_samples]),
         }
 
     def handle(self, message: Message, wire: Wire) -> None:
@@ -118,7 +126,7 @@ class PolicyScorer:
             raise MethodError(f"the method's process sent an unknown message '{message.kind}'")
 
     def _verify(self, arrays: dict[str, Array]) -> Array:
-        if "verifier" not in self._needs:
+        if self._verifier is None:
             raise MethodError(f"method '{self._spec.method.name}' asked a verifier that it has not declared in `needs`")
         numbers, responses = self._texts(arrays)
         right = np.zeros(len(numbers), np.uint8)
@@ -126,10 +134,10 @@ class PolicyScorer:
             if answer is None:
                 continue
             if (number, answer) not in self._judged:
-                if self._asked[number] >= self._task.verdicts:
+                if self._asked[number] >= self._verifier.verdicts:
                     raise MethodError(
-                        f"method '{self._spec.method.name}' asked for more than {self._task.verdicts} answers to one "
-                        "prompt: the verifier judges responses, it does not search for answers"
+                        f"method '{self._spec.method.name}' asked for more than {self._verifier.verdicts} answers to "
+                        "one prompt: the verifier judges responses, it does not search for answers"
                     )
                 self._judged.add((number, answer))
                 self._asked[number] += 1
@@ -141,7 +149,9 @@ class PolicyScorer:
         worlds, numbers, responses = self._worlds.get(part, []), arrays["numbers"].tolist(), unpack(arrays["responses"])
         if len(numbers) != len(responses) or not all(0 <= number < len(worlds) for number in numbers):
             raise ValueError(f"the environment has no such problems of {part!r}")
-        found = [self._task.react(worlds[at], text) for at, text in zip(numbers, responses, strict=True)]
+        if self._environment is None:
+            raise ValueError("the task has no environment")
+        found = [self._environment.react(worlds[at], text) for at, text in zip(numbers, responses, strict=True)]
         return {"texts": pack([text for text, _ in found]), "over": np.array([over for _, over in found], np.uint8)}
 
     def _is_right(self, answer: str | None, truth: str) -> bool:
@@ -206,7 +216,7 @@ class PolicyScorer:
                 "distinct": float(np.mean([len(set(votes[at : at + k])) / k for at in range(0, len(votes), k)])),
             }
         if self._lenient:
-            found = [self._task.lenient(text) for text in greedy]
+            found = [self._lenient(text) for text in greedy]
             values["lenient_accuracy"] = float(np.mean([a == b for a, b in zip(found, self._test, strict=True)]))
         for name, truths in self._probes.items():
             chosen = arrays.get(f"probe:{name}")

@@ -19,7 +19,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -201,9 +201,20 @@ def _mark(kind: Kind, name: str, options: dict[str, Any]) -> Callable[[_Class], 
 
     def decorate(cls: _Class) -> _Class:
         cls.__selfbench__ = {"kind": kind, "name": name, **options}  # type: ignore[attr-defined]
+        if kind == "task" and options["protocol"] == "policy":
+            _check_grants(name, cls, options["grants"])
         return cls
 
     return decorate
+
+
+def _check_grants(name: str, cls: type, declared: Sequence[str]) -> None:
+    """A policy task declares the needs that it gives objects for, and no others."""
+    from .protocols.policy_grants import mismatch
+
+    wrong = mismatch(cls().grants(), declared)
+    if wrong:
+        raise RegistryError(f"Task '{name}' {wrong}")
 
 
 def entries(kind: Kind) -> dict[str, Entry]:

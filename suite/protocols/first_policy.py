@@ -15,8 +15,9 @@ from ..spec import Budget, RunSpec
 from ..wire import Wire
 from .context import Context
 from .policy import Example, PolicyTask, Problems
+from .policy_grants import Environment
 from .policy_loop import FirstPolicy
-from .policy_model import UNLIMITED, Policy
+from .policy_model import UNLIMITED, Policy, Reactions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,20 +39,24 @@ def make_first(
         context = Context(spec, device, Wire(line), Path())
         meter = Meter(Budget(currency="tokens", limit=UNLIMITED), "first policy", device)
         model = task.policy(weights, spec.precision).to(device)
-        worlds = task.worlds(private, problems.test) if task.observations else []
-
-        def react(part: str, numbers: Sequence[int], texts: Sequence[str]) -> list[tuple[str, bool]]:
-            return [task.react(worlds[at], text) for at, text in zip(numbers, texts, strict=True)]
-
-        policy = Policy(model, task, meter, context, environment=react)
+        environment = task.grants().environment
+        react = _reactions(environment, environment.worlds(private, problems.test)) if environment else None
+        policy = Policy(model, task, meter, context, reactions=react)
         if task.first_epochs:
             shown = task.prompts(public, problems.demonstrations)
             examples = [Example(*pair) for pair in zip(shown, problems.responses, strict=True)]
             policy.prepare(examples, task.first_epochs)
         test = task.prompts(public, problems.test)
         policy.place("test", test)
-        responses = policy.evaluate(test, 0, task.cloze(public, problems.test), task.probes(public))
+        responses = policy.evaluate(test, 0, *task.measures().questions(public, problems.test))
     return FirstPolicy(policy.state()["weights"], responses)
+
+
+def _reactions(environment: Environment, worlds: Sequence[str]) -> Reactions:
+    def react(part: str, numbers: Sequence[int], texts: Sequence[str]) -> list[tuple[str, bool]]:
+        return [environment.react(worlds[at], text) for at, text in zip(numbers, texts, strict=True)]
+
+    return react
 
 
 def find_first(path: str | None) -> FirstPolicy | None:

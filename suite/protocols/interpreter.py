@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..sandbox import Ran, Sandbox
+from ..sandbox import Limits, Ran, Sandbox
 from .language_model import CUT_OFF
 from .policy import PolicyTask
 
@@ -18,11 +18,11 @@ class Interpreter:
     """
 
     def __init__(self, task: PolicyTask) -> None:
-        self._task = task
-        self._sandbox = Sandbox(task.code_limits)
+        self._task, self._code = task, task.grants().code
+        self._sandbox = Sandbox(self._code.limits if self._code else Limits())
         self._known: dict[str, Ran] = {}
         self.asked = 0
-        self.has_code = type(task).program is not PolicyTask.program
+        self.has_code = self._code is not None
 
     def run(self, snippets: Sequence[str]) -> list[Ran]:
         """How each snippet ends; raises `SandboxError` where no code can be run safely."""
@@ -36,9 +36,9 @@ class Interpreter:
 
     def answers(self, responses: Sequence[str]) -> list[str | None]:
         """The final answers in responses: of what their code prints, where the task's responses hold code."""
-        if not self.has_code:
+        if self._code is None:
             return [self._task.answer(response) for response in responses]
-        programs = [None if text.endswith(CUT_OFF) else self._task.program(text) for text in responses]
+        programs = [None if text.endswith(CUT_OFF) else self._code.program(text) for text in responses]
         ran = iter(self.run([program for program in programs if program is not None]))
         ends = [next(ran) if program is not None else None for program in programs]
         return [self._task.answer(end.output) if end and end.status == "ok" else None for end in ends]

@@ -17,8 +17,9 @@ from torch import nn
 
 from ..bundle import Array, Bundle, BundleFolder
 from ..hyper import hyper
-from ..sandbox import Limits
 from .optimisation import Recipe
+from .policy_grants import Grants
+from .policy_measures import Measures
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,13 +53,6 @@ class Referenced(NamedTuple):
     response: str
 
 
-class Cloze(NamedTuple):
-    """Prompts (Q,) and the options of each, of which a model means the one that is likeliest to follow."""
-
-    prompts: Sequence[str]
-    options: Sequence[Sequence[str]]
-
-
 class Rollout(NamedTuple):
     """A sampled response and what it is paid; `kl` weighs its log pi / pi_ref, which is taken off the reward.
 
@@ -77,7 +71,8 @@ class Problems:
     """Which problems are which in one run: index arrays into the task's problems.
 
     `demonstrations` (D,) are shown with their worked `responses`, `pool` (U,) as prompts alone; `test` (T,) are those
-    of the evaluation. `probe` (P,) are labelled problems of the judge's gate, which are none of the others. Raises
+    of the evaluation. `probe` (P,) are labelled problems of the judge's gate, which are none of the others, and
+    `probe_samples` the responses to each, sampled at `vote_temperature` whenever a method asks the gate. Raises
     `ValueError` where a test problem is also shown.
     """
 
@@ -86,6 +81,7 @@ class Problems:
     pool: Array
     test: Array
     probe: Array = field(default_factory=lambda: np.zeros(0, np.int64))
+    probe_samples: int = 4
 
     def __post_init__(self) -> None:
         if len(self.demonstrations) != len(self.responses):
@@ -100,7 +96,8 @@ class PolicyTask:
     """A policy task: problems, language model, template, stop rule, answer extraction, training recipe.
 
     The template is part of `prompts`, the stop rule is the tokenizer's stop symbol and `max_new`, the extraction is
-    `answer`: all of them are part of the task's version.
+    `answer`: all of them are part of the task's version. What not every task has is an object of its own: `grants`
+    gives what methods may ask for, `measures` what is measured beside the usual.
     """
 
     tell: Callable[[str], None] = staticmethod(lambda text: None)
@@ -117,21 +114,9 @@ class PolicyTask:
     votes: ClassVar[int] = 8
     """Samples a test prompt for the majority vote and pass@k; without any, neither is measured."""
     vote_temperature: ClassVar[float] = 0.7
-    verdicts: ClassVar[int] = 64
-    """How many different answers to one prompt the verifier judges in a run: too few to find the answer by asking."""
-    probe_samples: ClassVar[int] = 4
-    """Responses to each problem of the judge's gate, sampled at `vote_temperature` whenever a method asks it."""
     step_ends: ClassVar[str] = ""
     """Symbols, each one token, that end a step of a response; the stop symbol ends its last one. Without any, a
     response is one step."""
-    code_limits: ClassVar[Limits] = Limits()
-    """What the code of one response may take, where responses hold code."""
-    observations: ClassVar[str] = ""
-    """Symbols, each one token, that an environment writes into responses: they are never generated, scored or trained
-    on. With any, a response to a problem is an episode, each of whose steps is followed by `react`, and which the
-    environment ends."""
-    revision: ClassVar[str] = ""
-    """The step by which a policy takes its last one back; for tasks that grant `environment`."""
     rows: ClassVar[int] = 1024
     """How many sequences are generated or scored at a time."""
     scored_rows: ClassVar[int] = 0
@@ -168,21 +153,7 @@ class PolicyTask:
     def answer(self, response: str) -> str | None:
         """The final answer in a response, None where it is not of the declared form: a strict parser.
 
-        Where responses hold code, it is given what their `program` printed.
-        """
-        raise NotImplementedError
-
-    def program(self, response: str) -> str | None:
-        """The code of a response, whole or cut off at the end of code: a program whose output is its answer.
-
-        None where it has none of the declared form. For tasks that grant `code`, as the one below.
-        """
-        raise NotImplementedError
-
-    def observed(self, response: str, output: str) -> str | None:
-        """A response that was cut off at the end of code, with what its `program` printed written behind it.
-
-        None where it was cut off elsewhere, or the output cannot be written.
+        Where responses hold code (`Grants.code`), it is given what their program printed.
         """
         raise NotImplementedError
 
@@ -195,65 +166,8 @@ class PolicyTask:
                 found.append("")
         return found
 
-    def hinted(self, prompt: str, answer: str) -> str:
-        """`prompt` with the true answer given away, for rationales; for tasks that grant `answers`."""
-        raise NotImplementedError
-
-    def again(self, prompt: str, response: str, feedback: str = "") -> str:
-        """The prompt of another attempt at `prompt` that shows the one before, whole or cut off, and feedback on it.
-
-        This and the three below are for tasks that grant `attempts`.
-        """
-        raise NotImplementedError
-
-    def critic(self, prompt: str, response: str) -> str:
-        """The prompt that asks for feedback on `response`, whole or cut off."""
-        raise NotImplementedError
-
-    def feedback(self, right: Sequence[bool]) -> str:
-        """Feedback that says of each step whether it is right."""
-        raise NotImplementedError
-
-    def approves(self, feedback: str) -> bool | None:
-        """Whether feedback finds nothing wrong; None where it is not of the form of `feedback`."""
-        raise NotImplementedError
-
-    def ratings(self, response: str) -> tuple[float, ...]:
-        """What a judgement that parses gives each response that it judges, in [0, 1].
-
-        This and the three below are for tasks of judging; the last three for those that grant `references`.
-        """
-        raise NotImplementedError
-
-    def referenced(self, prompt: str, reference: str) -> str:
-        """`prompt` with a reference answer to its problem shown."""
-        raise NotImplementedError
-
-    def similarities(self, prompt: str, reference: str) -> tuple[float, ...]:
-        """A rough likeness, in [0, 1], of each response that `prompt` shows and the reference."""
-        raise NotImplementedError
-
-    def references(self, private: Mapping[str, Array], indices: Array) -> list[str]:
-        """Reference answers to the problems `indices`; called by the scorer alone."""
-        raise NotImplementedError
-
     def answers(self, private: Mapping[str, Array], indices: Array) -> list[str]:
         """The true answers of the problems `indices`; called by the scorer alone."""
-        raise NotImplementedError
-
-    def solutions(self, private: Mapping[str, Array], indices: Array) -> list[str]:
-        """Worked responses to the problems `indices`; called by the scorer alone, for tasks that grant `solutions`."""
-        raise NotImplementedError
-
-    def worlds(self, private: Mapping[str, Array], indices: Array) -> list[str]:
-        """What the environment has to know of the problems `indices`; called by the scorer alone, as is `react`."""
-        raise NotImplementedError
-
-    def react(self, world: str, response: str) -> tuple[str, bool]:
-        """What the environment writes after `response`, of one symbol or more, and whether the episode is over.
-
-        It must be a pure function: what came before is in the response.
-        """
         raise NotImplementedError
 
     def accepts(self, answer: str, truth: str) -> bool:
@@ -265,25 +179,13 @@ class PolicyTask:
         right = (a is not None and self.accepts(a, b) for a, b in zip(answers, truths, strict=True))
         return {"accuracy": sum(right) / len(truths)}
 
-    def lenient(self, response: str) -> str | None:
-        """The answer by a second, lenient parser, whose accuracy is a column; a task that has one overrides this."""
-        return self.answer(response)
+    def grants(self) -> Grants:
+        """What methods may ask for: an object for each need that the registration declares in its `grants`."""
+        return Grants()
 
-    def cloze(self, public: Mapping[str, Array], indices: Array) -> Cloze | None:
-        """For tasks that are answered by likelihood in place of generation: the options of the problems `indices`."""
-        return None
-
-    def probes(self, public: Mapping[str, Array]) -> Mapping[str, Cloze]:
-        """What else is measured after every round, off the meter, such as what a policy has forgotten: by name."""
-        return {}
-
-    def probe_answers(self, private: Mapping[str, Array]) -> Mapping[str, Array]:
-        """The numbers (Q,) of the right options of every probe; called by the scorer alone."""
-        return {}
-
-    def groups(self, prompts: Sequence[str]) -> list[str] | None:
-        """Kinds of problems by which the accuracy is shown apart, one a prompt, or None."""
-        return None
+    def measures(self) -> Measures:
+        """What is measured beside the scores of greedy answers and the votes."""
+        return Measures()
 
 
 @dataclass

@@ -45,7 +45,8 @@ def run_policy(
     left after every round. When the budget ends within a round, that round does not count.
     """
     view = PolicyView(task, public, plan, meter, context)
-    test, cloze, probes = task.prompts(public, plan["test"]), task.cloze(public, plan["test"]), task.probes(public)
+    test = task.prompts(public, plan["test"])
+    cloze, probes = task.measures().questions(public, plan["test"])
     told = [*view.demonstrations, *view.answers, *view.solutions, *view.references]
     meter.counts.labels += len(told)
     model = task.policy(weights, context.spec.precision)

@@ -21,12 +21,13 @@ from . import language_model
 from .context import Context, autocast
 from .language_model import Sampling, Sequences
 from .optimisation import make_optimizer
-from .policy import Cloze, Example, Pair, PolicyMethod, PolicyTask, Referenced, Rollout
+from .policy import Example, Pair, PolicyMethod, PolicyTask, Referenced, Rollout
+from .policy_measures import Cloze
 from .rollouts import Charge, Kind, Rollouts
 from .texts import pack, unpack
 from .value_model import ValueModel
 
-Environment = Callable[[str, Sequence[int], Sequence[str]], Sequence[tuple[str, bool]]]
+Reactions = Callable[[str, Sequence[int], Sequence[str]], Sequence[tuple[str, bool]]]
 """A part of the problems, their numbers in it (N,) and responses -> what is written after each, and whether it ends."""
 BASE = "base"
 """The name under which the first policy is kept, always."""
@@ -54,7 +55,7 @@ class Policy:
         context: Context,
         pool: Sequence[str] = (),
         lr_scale: float = 1.0,
-        environment: Environment | None = None,
+        reactions: Reactions | None = None,
     ) -> None:
         self._model = model.eval()
         self._task, self._meter, self._context = task, meter, context
@@ -63,10 +64,9 @@ class Policy:
         self._ends = self._tokenizer.encode(symbols)[0].ravel().tolist() if symbols else []
         self._seed, self._device = context.spec.seed, context.device
         self._lr = task.recipe.lr * lr_scale
-        self._observed = (
-            self._tokenizer.encode(list(task.observations))[0].ravel().tolist() if task.observations else []
-        )
-        self._environment = environment or self._reactions
+        environment = task.grants().environment
+        self._observed = self._tokenizer.encode(list(environment.symbols))[0].ravel().tolist() if environment else []
+        self._react = reactions or self._reactions
         self._places: dict[str, tuple[str, int]] = {}
         self.place("pool", pool)
         self._numbers = {prompt: number for number, prompt in enumerate(pool)}
@@ -271,7 +271,7 @@ class Policy:
         for part in dict.fromkeys(self._places[prompts[at]][0] for at in acted):
             chosen = [at for at in acted if self._places[prompts[at]][0] == part]
             numbers = [self._places[prompts[at]][1] for at in chosen]
-            answers = self._environment(part, numbers, [texts[at] for at in chosen])
+            answers = self._react(part, numbers, [texts[at] for at in chosen])
             for at, (answer, over) in zip(chosen, answers, strict=True):
                 found[at] = texts[at] + answer + ("" if over else language_model.CUT_OFF)
         return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 Judge = Callable[[Sequence[str], Sequence[str], Sequence[str]], Sequence[float]]
 """Prompts (N,), first and second responses (N,) -> numbers (N,), above 0 where the first one is the better one."""
+_Object = TypeVar("_Object")
 
 
 class PolicyView:
@@ -33,6 +34,8 @@ class PolicyView:
     `references` of the pool, one a prompt, are empty unless the method has declared the need of that name. `generator`
     is the method's own random stream on the CPU; `rounds` says how many there are, `progress` which share of the budget
     is used, `verdicts` how many different answers to one prompt the verifier judges in all.
+
+    What stands in an object of the task (`policy_grants`) raises `MethodError` where the task does not grant it.
     """
 
     def __init__(
@@ -45,9 +48,11 @@ class PolicyView:
     ) -> None:
         self._task, self._meter, self._context = task, meter, context
         self._interpreter = Interpreter(task)
-        self.rounds, self.verdicts = task.rounds, task.verdicts
+        self._grants = grants = task.grants()
+        self.rounds, self.verdicts = task.rounds, grants.verifier.verdicts if grants.verifier else 0
         self.prompts = task.prompts(public, plan["pool"])
         self._probe = task.prompts(public, plan["probe"])
+        self._probe_samples = int(plan["probe_samples"][0])
         self.probed = False
         self.feedback_read = (0, 0)
         shown = task.prompts(public, plan["demonstrations"])
@@ -68,11 +73,11 @@ class PolicyView:
 
     def program(self, response: str) -> str | None:
         """The code of a response, whole or cut off at the end of code; None where there is none of the task's form."""
-        return self._task.program(response)
+        return self._of(self._grants.code, "code").program(response)
 
     def observed(self, response: str, output: str) -> str | None:
         """A response that was cut off at the end of code with the output behind it; None where it was not."""
-        return self._task.observed(response, output)
+        return self._of(self._grants.code, "code").observed(response, output)
 
     def run_code(self, snippets: Sequence[str]) -> list[Ran]:
         """How snippets of Python end in the sandbox, and what they print.
@@ -90,46 +95,47 @@ class PolicyView:
 
     def again(self, prompt: str, response: str, feedback: str = "") -> str:
         """The prompt of another attempt at `prompt` that shows the one before, and feedback on it."""
-        return self._task.again(prompt, response, feedback)
+        return self._of(self._grants.attempts, "attempts").again(prompt, response, feedback)
 
     def actions(self, steps: Sequence[str]) -> list[str]:
         """Steps without what an environment wrote after them."""
-        return [step.rstrip(self._task.observations) for step in steps]
+        symbols = self._of(self._grants.environment, "environment").symbols
+        return [step.rstrip(symbols) for step in steps]
 
     @property
     def revision(self) -> str:
         """The step by which a policy takes its last one back, for methods that need an `environment`."""
-        return self._task.revision
+        return self._of(self._grants.environment, "environment").revision
 
     def critic(self, prompt: str, response: str) -> str:
         """The prompt that asks for feedback on a response."""
-        return self._task.critic(prompt, response)
+        return self._of(self._grants.critique, "attempts").critic(prompt, response)
 
     def feedback(self, right: Sequence[bool]) -> str:
         """Feedback that says of each step of a response whether it is right."""
-        return self._task.feedback(right)
+        return self._of(self._grants.critique, "attempts").feedback(right)
 
     def approves(self, feedback: str) -> bool | None:
         """Whether feedback finds nothing wrong; None where it cannot be read."""
-        found = self._task.approves(feedback)
+        found = self._of(self._grants.critique, "attempts").approves(feedback)
         self.feedback_read = (self.feedback_read[0] + 1, self.feedback_read[1] + (found is not None))
         return found
 
     def hinted(self, prompt: str, answer: str) -> str:
         """`prompt` with `answer` given away, for rationales."""
-        return self._task.hinted(prompt, answer)
+        return self._of(self._grants.answers, "answers").hinted(prompt, answer)
 
     def ratings(self, response: str) -> tuple[float, ...]:
         """What a judgement that parses gives each response that it judges, in [0, 1]."""
-        return self._task.ratings(response)
+        return self._of(self._grants.references, "references").ratings(response)
 
     def referenced(self, prompt: str, reference: str) -> str:
         """`prompt` with a reference answer to its problem shown."""
-        return self._task.referenced(prompt, reference)
+        return self._of(self._grants.references, "references").referenced(prompt, reference)
 
     def similarities(self, prompt: str, reference: str) -> tuple[float, ...]:
         """A rough likeness, in [0, 1], of each response that `prompt` shows and the reference."""
-        return self._task.similarities(prompt, reference)
+        return self._of(self._grants.references, "references").similarities(prompt, reference)
 
     def verify(self, numbers: Sequence[int], responses: Sequence[str]) -> list[bool]:
         """Whether the answer in each response to pool prompt `numbers[i]` is right; one that does not parse is not.
@@ -158,14 +164,22 @@ class PolicyView:
         if not self.probed:
             self._meter.counts.labels += len(self._probe)
             self.probed = True
-        made = policy.generate(self._probe, self._task.probe_samples, self._task.vote_temperature)
+        made = policy.generate(self._probe, self._probe_samples, self._task.vote_temperature)
         texts = [text for group in made for text in group]
         pairs = self._ask("probe", {"responses": pack(texts)}, "pairs")["pairs"]
-        prompts = [self._probe[at // self._task.probe_samples] for at in pairs[:, 0].tolist()]
+        prompts = [self._probe[at // self._probe_samples] for at in pairs[:, 0].tolist()]
         first, second = ([texts[at] for at in side] for side in pairs.T.tolist())
         verdicts = [judge(prompts, first, second), judge(prompts, second, first)] if prompts else [[], []]
         reply = self._ask("gate", {"verdicts": np.sign(np.asarray(verdicts, np.float64))}, "opened")
         return bool(reply["open"].all())
+
+    def _of(self, granted: _Object | None, need: str) -> _Object:
+        if granted is None:
+            task = self._context.spec.task.name
+            raise MethodError(
+                f"method '{self._meter.owner}' uses what task '{task}' does not grant: declare `{need}` in its `needs`"
+            )
+        return granted
 
     def _ask(self, kind: str, arrays: Mapping[str, Array], answer: str) -> Mapping[str, Array]:
         """The scorer's answer to a question, off the meter."""

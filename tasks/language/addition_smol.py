@@ -15,6 +15,8 @@ import numpy as np
 from ...suite.bundle import Array, Bundle, BundleFolder
 from ...suite.data import Data
 from ...suite.protocols.policy import Problems
+from ...suite.protocols.policy_grants import Grants, Hints, Solutions, Verifier
+from ...suite.protocols.policy_measures import Measures
 from ...suite.registry import register_task
 from ...suite.seeds import rng
 from .arithmetic_tiny import all_terms, carries
@@ -60,7 +62,6 @@ class AdditionSmol(PretrainedPolicy):
     rounds: ClassVar[int] = 2
     max_new: ClassVar[int] = 5
     votes: ClassVar[int] = 4
-    verdicts: ClassVar[int] = 32
     shown: ClassVar[int] = 64
 
     def read(self, data: Data) -> Bundle:
@@ -81,6 +82,12 @@ class AdditionSmol(PretrainedPolicy):
 
     def answer(self, response: str) -> str | None:
         return response if RESPONSE.fullmatch(response) else None
+
+    def grants(self) -> Grants:
+        return Grants(verifier=Verifier(32), answers=Hints(self.hinted), solutions=Solutions(self.solutions))
+
+    def measures(self) -> Measures:
+        return Measures(groups=self.groups)
 
     def hinted(self, prompt: str, answer: str) -> str:
         """`What is 47 + 85? (132)`"""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -10,7 +11,7 @@ import numpy as np
 from ...suite.bundle import Array, Bundle
 from ...suite.data import Data
 from ...suite.protocols.optimisation import Recipe
-from ...suite.protocols.policy import Cloze
+from ...suite.protocols.policy_measures import Cloze, Forgetting, Measures
 from ...suite.registry import register_task
 from ...suite.seeds import rng
 from .addition_smol import AdditionSmol
@@ -65,8 +66,11 @@ class AdditionSmolForgetting(AdditionSmol):
         public, private = packed_questions([questions[at] for at in order.tolist()], "arc")
         return Bundle(public={**bundle.public, **public}, private={**bundle.private, **private})
 
-    def probes(self, public: Mapping[str, Array]) -> Mapping[str, Cloze]:
+    def measures(self) -> Measures:
+        return dataclasses.replace(super().measures(), forgetting=Forgetting(self.asked, self.right))
+
+    def asked(self, public: Mapping[str, Array]) -> Mapping[str, Cloze]:
         return {"arc-easy": cloze_of(public, "arc", np.arange(len(public["arc_counts"])))}
 
-    def probe_answers(self, private: Mapping[str, Array]) -> Mapping[str, Array]:
+    def right(self, private: Mapping[str, Array]) -> Mapping[str, Array]:
         return {"arc-easy": private["arc_right"]}

@@ -23,6 +23,8 @@ from ...suite.protocols.interpreter import Interpreter
 from ...suite.protocols.language_model import CUT_OFF, CharTokenizer, Sampling
 from ...suite.protocols.optimisation import Recipe, half_cosine
 from ...suite.protocols.policy import PolicyTask, Problems
+from ...suite.protocols.policy_grants import Code, Grants, Hints, Solutions, Verifier
+from ...suite.protocols.policy_measures import Measures
 from ...suite.registry import register_task
 from ...suite.sandbox import Limits
 from ...suite.seeds import rng
@@ -39,6 +41,7 @@ VOCABULARY = "\0\n0123456789+-* =:;"
 CODE = re.compile(r"-?[0-9]{1,6}[-+*]-?[0-9]{1,6}")
 """Of powers no number of digits would be enough."""
 OUTPUT = re.compile(r"-?[0-9]{1,7}")
+LIMITS = Limits(cpu_seconds=1, memory_mb=64, output_bytes=256)
 DATA_SEED = 0
 BASE_SEED, BASE_EPOCHS, BASE_BATCH, BASE_LR = 1, 70, 64, 4e-3
 WEIGHTS = Path(__file__).parent / "weights" / "arithmetic-tiny-code.safetensors"
@@ -73,10 +76,8 @@ class ArithmeticTinyCode(PolicyTask):
     rounds: ClassVar[int] = 4
     max_new: ClassVar[int] = 34
     votes: ClassVar[int] = 0
-    verdicts: ClassVar[int] = 64
     step_ends: ClassVar[str] = ":"
     rows: ClassVar[int] = 2048
-    code_limits: ClassVar[Limits] = Limits(cpu_seconds=1, memory_mb=64, output_bytes=256)
     clean_error: ClassVar[tuple[float, float]] = (0.96, 1.0)
 
     def build(self, data: Data) -> Bundle:
@@ -124,6 +125,17 @@ class ArithmeticTinyCode(PolicyTask):
             f"{a} {b}{first}{c}{second}=" if early else f"{a} {b} {c}{first}{second}="
             for (a, b, c), (first, second), early in _read(public, indices)
         ]
+
+    def grants(self) -> Grants:
+        return Grants(
+            verifier=Verifier(64),
+            answers=Hints(self.hinted),
+            code=Code(self.program, self.observed, LIMITS),
+            solutions=Solutions(self.solutions),
+        )
+
+    def measures(self) -> Measures:
+        return Measures(groups=self.groups)
 
     def program(self, response: str) -> str | None:
         """A line that prints for every line of code; None where a line is none, or another thing stands in between."""

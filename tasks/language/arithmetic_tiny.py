@@ -7,6 +7,7 @@ processor rounds differently.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ from ...suite.protocols import language_model
 from ...suite.protocols.language_model import CUT_OFF, CharTokenizer, Sampling
 from ...suite.protocols.optimisation import Recipe, half_cosine
 from ...suite.protocols.policy import PolicyTask, Problems
+from ...suite.protocols.policy_grants import Attempts, Critique, Grants, Hints, Solutions, Verifier
+from ...suite.protocols.policy_measures import Measures
 from ...suite.registry import register_task
 from ...suite.seeds import rng
 from .small_model import small_llama, train_epochs
@@ -57,7 +60,6 @@ class _ArithmeticTiny(PolicyTask):
     rounds: ClassVar[int] = 5
     max_new: ClassVar[int] = 10
     votes: ClassVar[int] = 5
-    verdicts: ClassVar[int] = 64
     step_ends: ClassVar[str] = ".^"
     rows: ClassVar[int] = 2048
     clean_error: ClassVar[tuple[float, float]] = (0.68, 0.74)
@@ -105,6 +107,13 @@ class _ArithmeticTiny(PolicyTask):
         match = RESPONSE.fullmatch(response)
         return match[1] if match else None
 
+    def grants(self) -> Grants:
+        critique = Critique(self.critic, self.feedback, self.approves)
+        return Grants(attempts=Attempts(self.again, critique), solutions=Solutions(self.solutions))
+
+    def measures(self) -> Measures:
+        return Measures(groups=self.groups)
+
     def hinted(self, prompt: str, answer: str) -> str:
         """`47+85?132=`"""
         return f"{prompt[:-1]}?{answer}="
@@ -151,6 +160,9 @@ class _ArithmeticTiny(PolicyTask):
 )
 class ArithmeticTiny(_ArithmeticTiny):
     """A pool of 1,000 prompts and a verifier that tells whether a response's final sum is right."""
+
+    def grants(self) -> Grants:
+        return dataclasses.replace(super().grants(), verifier=Verifier(64), answers=Hints(self.hinted))
 
 
 @register_task(

@@ -18,6 +18,7 @@ import numpy as np
 from ...suite.bundle import Array, Bundle, BundleFolder
 from ...suite.data import Data
 from ...suite.protocols.policy import Problems
+from ...suite.protocols.policy_grants import Grants, Hints, Solutions, Verifier
 from ...suite.protocols.texts import pack, unpack
 from ...suite.registry import register_task
 from ...suite.seeds import rng
@@ -63,7 +64,6 @@ class ASDivSmol(PretrainedPolicy):
     rounds: ClassVar[int] = 1
     max_new: ClassVar[int] = 20
     votes: ClassVar[int] = 4
-    verdicts: ClassVar[int] = 32
     rows: ClassVar[int] = 128
     scored_rows: ClassVar[int] = 32
 
@@ -93,6 +93,9 @@ class ASDivSmol(PretrainedPolicy):
     def answer(self, response: str) -> str | None:
         found = value(response)
         return None if found is None else str(found)
+
+    def grants(self) -> Grants:
+        return Grants(verifier=Verifier(32), answers=Hints(self.hinted), solutions=Solutions(self.solutions))
 
     def hinted(self, prompt: str, answer: str) -> str:
         """The answer in brackets after the last question mark, or after the problem where it has none."""

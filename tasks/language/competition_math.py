@@ -14,6 +14,7 @@ from ...suite.errors import DataMissing, UsageError
 from ...suite.protocols.language_model import CUT_OFF
 from ...suite.protocols.optimisation import Recipe, half_cosine
 from ...suite.protocols.policy import Problems
+from ...suite.protocols.policy_grants import Grants, Hints, Solutions, Verifier
 from ...suite.protocols.texts import pack, unpack
 from ...suite.registry import register_task
 from ...suite.seeds import rng
@@ -165,6 +166,9 @@ class CompetitionMath(PretrainedPolicy):
     def answer(self, response: str) -> str | None:
         found = None if response.endswith(CUT_OFF) else boxed(response)
         return plain_form(found) if found is not None else None
+
+    def grants(self) -> Grants:
+        return Grants(verifier=Verifier(), answers=Hints(self.hinted), solutions=Solutions(self.solutions))
 
     def hinted(self, prompt: str, answer: str) -> str:
         """The answer in brackets at the end of the problem, before the symbol that ends the user's words."""

@@ -19,6 +19,8 @@ from ...suite.data import Data
 from ...suite.protocols.language_model import CUT_OFF
 from ...suite.protocols.optimisation import Recipe, half_cosine
 from ...suite.protocols.policy import Problems
+from ...suite.protocols.policy_grants import Grants, Hints, Solutions, Verifier
+from ...suite.protocols.policy_measures import Measures
 from ...suite.protocols.texts import pack, unpack
 from ...suite.registry import register_task
 from ...suite.seeds import rng
@@ -122,8 +124,11 @@ class GSM8K(PretrainedPolicy):
     def answer(self, response: str) -> str | None:
         return strict_answer(response)
 
-    def lenient(self, response: str) -> str | None:
-        return flexible_answer(response)
+    def grants(self) -> Grants:
+        return Grants(verifier=Verifier(), answers=Hints(self.hinted), solutions=Solutions(self.solutions))
+
+    def measures(self) -> Measures:
+        return Measures(lenient=flexible_answer)
 
     def hinted(self, prompt: str, answer: str) -> str:
         """The answer in brackets after the last question mark."""

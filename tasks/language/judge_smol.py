@@ -14,6 +14,7 @@ import numpy as np
 from ...suite.bundle import Array, Bundle, BundleFolder
 from ...suite.data import Data
 from ...suite.protocols.policy import Problems
+from ...suite.protocols.policy_grants import Grants, Hints, Solutions, Verifier
 from ...suite.registry import register_task
 from ...suite.seeds import rng
 from .arithmetic_tiny import all_terms
@@ -54,7 +55,6 @@ class JudgeSmol(PretrainedPolicy):
     rounds: ClassVar[int] = 2
     max_new: ClassVar[int] = 4
     votes: ClassVar[int] = 4
-    verdicts: ClassVar[int] = 8
 
     def read(self, data: Data) -> Bundle:
         """Public `terms` uint8 (4095, 2) and `responses` int16 (8190, 2), as shown; private `right` uint8 (8190,)."""
@@ -83,6 +83,9 @@ class JudgeSmol(PretrainedPolicy):
 
     def answer(self, response: str) -> str | None:
         return response if response in (FIRST, SECOND) else None
+
+    def grants(self) -> Grants:
+        return Grants(verifier=Verifier(8), answers=Hints(self.hinted), solutions=Solutions(self.solutions))
 
     def hinted(self, prompt: str, answer: str) -> str:
         return prompt.replace("Which is right?", f"Which is right? ({answer})", 1)

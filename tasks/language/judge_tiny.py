@@ -23,6 +23,7 @@ from ...suite.protocols import language_model
 from ...suite.protocols.language_model import CharTokenizer, Sampling
 from ...suite.protocols.optimisation import Recipe, half_cosine
 from ...suite.protocols.policy import PolicyTask, Problems
+from ...suite.protocols.policy_grants import Grants, References, Solutions, Verifier
 from ...suite.registry import register_task
 from ...suite.seeds import rng
 from .judge_smol import both_orders
@@ -78,7 +79,6 @@ class JudgeTiny(PolicyTask):
     rounds: ClassVar[int] = 4
     max_new: ClassVar[int] = 12
     votes: ClassVar[int] = 5
-    verdicts: ClassVar[int] = 32
     step_ends: ClassVar[str] = ","
     rows: ClassVar[int] = 2048
     clean_error: ClassVar[tuple[float, float]] = (0.83, 0.90)
@@ -136,6 +136,13 @@ class JudgeTiny(PolicyTask):
         """The numbers of digits that are called right, such as `32`."""
         match = RESPONSE.fullmatch(response)
         return "".join(str(marks.count(".")) for marks in match.groups()) if match else None
+
+    def grants(self) -> Grants:
+        return Grants(
+            verifier=Verifier(32),
+            references=References(self.references, self.referenced, self.similarities, self.ratings),
+            solutions=Solutions(self.solutions),
+        )
 
     def ratings(self, response: str) -> tuple[float, ...]:
         return tuple(int(rating) / DIGITS for rating in self.answer(response) or "")

@@ -13,7 +13,9 @@ import numpy as np
 from ...suite.bundle import Array, Bundle, BundleFolder
 from ...suite.data import Data
 from ...suite.protocols.optimisation import Recipe, half_cosine
-from ...suite.protocols.policy import Cloze, Problems
+from ...suite.protocols.policy import Problems
+from ...suite.protocols.policy_grants import Grants, Hints, Solutions, Verifier
+from ...suite.protocols.policy_measures import Cloze, Measures
 from ...suite.protocols.texts import pack, unpack
 from ...suite.registry import register_task
 from ...suite.seeds import rng
@@ -133,7 +135,6 @@ class MultipleChoice(PretrainedPolicy):
     rounds: ClassVar[int] = 2
     max_new: ClassVar[int] = 32
     votes: ClassVar[int] = 0
-    verdicts: ClassVar[int] = 64
     shown: ClassVar[int] = 128
     pool: ClassVar[int] = 512
     tested: ClassVar[int | None] = None
@@ -162,12 +163,18 @@ class MultipleChoice(PretrainedPolicy):
     def questions(self, public: Mapping[str, Array], indices: Array) -> list[str]:
         return unpack(public["choice_questions"][indices])
 
-    def cloze(self, public: Mapping[str, Array], indices: Array) -> Cloze:
-        return cloze_of(public, "choice", indices)
-
     def answer(self, response: str) -> str | None:
         text = response.strip()
         return text if text and "\n" not in text and not text.endswith("…") else None
+
+    def grants(self) -> Grants:
+        return Grants(verifier=Verifier(), answers=Hints(self.hinted), solutions=Solutions(self.solutions))
+
+    def measures(self) -> Measures:
+        return Measures(cloze=self.cloze)
+
+    def cloze(self, public: Mapping[str, Array], indices: Array) -> Cloze:
+        return cloze_of(public, "choice", indices)
 
     def hinted(self, prompt: str, answer: str) -> str:
         return prompt.replace("\nAnswer:", f" ({answer})\nAnswer:")

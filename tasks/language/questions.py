@@ -17,7 +17,7 @@ import numpy as np
 
 from ...suite.bundle import Array
 from ...suite.errors import DataMissing, UsageError
-from ...suite.protocols.policy import Cloze
+from ...suite.protocols.policy_measures import Cloze
 from ...suite.protocols.texts import pack, unpack
 
 _ITEM = re.compile(

@@ -23,6 +23,7 @@ from ...suite.protocols import language_model
 from ...suite.protocols.language_model import CUT_OFF, CharTokenizer, Sampling
 from ...suite.protocols.optimisation import Recipe, half_cosine
 from ...suite.protocols.policy import PolicyTask, Problems
+from ...suite.protocols.policy_grants import Critique, Environment, Grants, Solutions, Verifier
 from ...suite.registry import register_task
 from ...suite.seeds import rng
 from .small_model import small_llama, train_epochs
@@ -35,12 +36,13 @@ ROOMS, COLUMNS = "abcdefghijkl", 4
 BACK = "w"
 EMPTY, KEY, NO_WAY, LOCKED, BEFORE, REACHED = ".KXLO*"
 """What the environment answers to an action."""
+ANSWERS = EMPTY + KEY + NO_WAY + LOCKED + BEFORE + REACHED
 LIMIT = 16
 """Actions after which an episode is over."""
 DEMONSTRATIONS, TEST, POOL = 120, 300, 600
-VOCABULARY = "\0\n" + ROOMS + BACK + ":>=?+-" + EMPTY + KEY + NO_WAY + LOCKED + BEFORE + REACHED
-_STEP = re.compile(rf"[{ROOMS}{BACK}][{re.escape(EMPTY + KEY + NO_WAY + LOCKED + BEFORE + REACHED)}]?|.", re.S)
-_EPISODE = re.compile(rf"(?:[{ROOMS}{BACK}][{re.escape(EMPTY + KEY + NO_WAY + LOCKED + BEFORE + REACHED)}])+")
+VOCABULARY = "\0\n" + ROOMS + BACK + ":>=?+-" + ANSWERS
+_STEP = re.compile(rf"[{ROOMS}{BACK}][{re.escape(ANSWERS)}]?|.", re.S)
+_EPISODE = re.compile(rf"(?:[{ROOMS}{BACK}][{re.escape(ANSWERS)}])+")
 DATA_SEED = 0
 BASE_SEED, BASE_EPOCHS, BASE_BATCH, BASE_LR = 1, 120, 32, 2e-3
 WEIGHTS = Path(__file__).parent / "weights" / "rooms-tiny.safetensors"
@@ -148,10 +150,7 @@ class RoomsTiny(PolicyTask):
     rounds: ClassVar[int] = 4
     max_new: ClassVar[int] = 2 * LIMIT + 1
     votes: ClassVar[int] = 3
-    verdicts: ClassVar[int] = 256
     step_ends: ClassVar[str] = ROOMS + BACK
-    observations: ClassVar[str] = EMPTY + KEY + NO_WAY + LOCKED + BEFORE + REACHED
-    revision: ClassVar[str] = BACK
     rows: ClassVar[int] = 2048
     clean_error: ClassVar[tuple[float, float]] = (0.58, 0.67)
 
@@ -196,9 +195,17 @@ class RoomsTiny(PolicyTask):
         """Each action with its answer."""
         return _STEP.findall(response)
 
+    def grants(self) -> Grants:
+        critique = Critique(self.critic, self.feedback, self.approves)
+        return Grants(
+            verifier=Verifier(256),
+            environment=Environment(ANSWERS, self.worlds, self.react, BACK, critique),
+            solutions=Solutions(self.solutions),
+        )
+
     def critic(self, prompt: str, response: str) -> str:
         """`a:f>k=b.f?`"""
-        return f"{prompt}{response.removesuffix(CUT_OFF).rstrip(self.observations)}?"
+        return f"{prompt}{response.removesuffix(CUT_OFF).rstrip(ANSWERS)}?"
 
     def feedback(self, right: Sequence[bool]) -> str:
         return "+" if all(right) else "-"
@@ -207,7 +214,7 @@ class RoomsTiny(PolicyTask):
         return {"+": True, "-": False}.get(feedback)
 
     def react(self, world: str, response: str) -> tuple[str, bool]:
-        actions = response.translate({ord(symbol): None for symbol in self.observations})
+        actions = response.translate({ord(symbol): None for symbol in ANSWERS})
         answers = replayed(World.read(world), actions)
         return answers[-1], answers[-1] == REACHED or len(actions) >= LIMIT
 
@@ -242,9 +249,7 @@ def all_worlds() -> list[World]:
 def played_greedily(task: RoomsTiny, model: nn.Module, worlds: Sequence[World]) -> list[str]:
     """The greedy responses of `model` to the prompts of `worlds`."""
     tokenizer = task.tokenizer()
-    ends, observed = (
-        tokenizer.encode(list(symbols))[0].ravel().tolist() for symbols in (task.step_ends, task.observations)
-    )
+    ends, observed = (tokenizer.encode(list(symbols))[0].ravel().tolist() for symbols in (task.step_ends, ANSWERS))
     prompts = [f"{world.written()}=" for world in worlds]
     texts, going = [CUT_OFF] * len(worlds), list(range(len(worlds)))
     while going:
@@ -266,7 +271,7 @@ def train_base() -> nn.Module:
     """The training that made the kept weights, on the demonstrations alone."""
     task = RoomsTiny()
     worlds = all_worlds()[:DEMONSTRATIONS]
-    observed = task.tokenizer().encode(list(task.observations))[0].ravel().tolist()
+    observed = task.tokenizer().encode(list(ANSWERS))[0].ravel().tolist()
     sequences = language_model.join(
         task.tokenizer(), [f"{world.written()}=" for world in worlds], [episode(world) for world in worlds],
         observed=observed,

@@ -10,6 +10,7 @@ import pytest
 from selfbench.suite.protocols.interpreter import Interpreter
 from selfbench.suite.protocols.language_model import CUT_OFF
 from selfbench.suite.protocols.policy import PolicyTask
+from selfbench.suite.protocols.policy_grants import Code, Grants
 from selfbench.suite.sandbox import Limits, Sandbox, SandboxError
 
 
@@ -21,7 +22,10 @@ class Plain(PolicyTask):
 class Coded(Plain):
     """A response is a program; its answer, digits alone."""
 
-    code_limits: ClassVar[Limits] = Limits(cpu_seconds=1, wall_seconds=10.0)
+    limits: ClassVar[Limits] = Limits(cpu_seconds=1, wall_seconds=10.0)
+
+    def grants(self) -> Grants:
+        return Grants(code=Code(self.program, lambda response, output: None, self.limits))
 
     def program(self, response: str) -> str | None:
         return response if re.match("[a-z0-9]", response) else None
@@ -31,7 +35,7 @@ class Coded(Plain):
 
 
 class Unheld(Coded):
-    code_limits: ClassVar[Limits] = Limits(without=("namespaces", "landlock"))
+    limits: ClassVar[Limits] = Limits(without=("namespaces", "landlock"))
 
 
 @pytest.fixture(autouse=True)

@@ -26,7 +26,9 @@ from selfbench.suite.protocols.context import Context
 from selfbench.suite.protocols.language_model import CharTokenizer
 from selfbench.suite.protocols.optimisation import Recipe, half_cosine
 from selfbench.suite.protocols.policy import Example, Pair, PolicyMethod, PolicyTask, Problems
+from selfbench.suite.protocols.policy_grants import Grants, Hints, Solutions, Verifier
 from selfbench.suite.protocols.policy_loop import FirstPolicy, run_policy
+from selfbench.suite.protocols.policy_measures import Measures
 from selfbench.suite.spec import Budget, MethodRef, RunSpec, TaskRef
 from selfbench.suite.wire import Wire
 
@@ -44,7 +46,6 @@ class TinyPolicyTask(PolicyTask):
     max_new = 3
     votes = 3
     rows = 64
-    verdicts = 30
 
     def model(self) -> nn.Module:
         config = LlamaConfig(
@@ -71,6 +72,12 @@ class TinyPolicyTask(PolicyTask):
 
     def answer(self, response: str) -> str | None:
         return response if re.fullmatch(r"[0-9]{1,2}", response) else None
+
+    def grants(self) -> Grants:
+        return Grants(verifier=Verifier(30), answers=Hints(self.hinted), solutions=Solutions(self.solutions))
+
+    def measures(self) -> Measures:
+        return Measures(groups=self.groups)
 
     def hinted(self, prompt: str, answer: str) -> str:
         return f"{prompt[:-1]}?{answer}="

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +23,9 @@ from selfbench.suite.metrics import Metric, metric_of
 from selfbench.suite.places import data_folder
 from selfbench.suite.protocols.first_policy import find_first, make_first
 from selfbench.suite.protocols.language_model import CUT_OFF
-from selfbench.suite.protocols.policy import Cloze, PolicyMethod, Problems
+from selfbench.suite.protocols.policy import PolicyMethod, Problems
 from selfbench.suite.protocols.policy_loop import FirstPolicy
+from selfbench.suite.protocols.policy_measures import Cloze, Forgetting, Measures
 from selfbench.suite.protocols.policy_model import Policy
 from selfbench.suite.protocols.policy_view import PolicyView
 from selfbench.suite.registry import register_method
@@ -56,21 +58,22 @@ class Small(AdditionSmol):
 
 
 class Probed(Small):
-    def probes(self, public: Mapping[str, Array]) -> Mapping[str, Cloze]:
-        return {"sums": QUESTIONS}
+    def measures(self) -> Measures:
+        forgetting = Forgetting(self.asked, lambda private: {"sums": np.array([0, 0, 1])})
+        return dataclasses.replace(super().measures(), forgetting=forgetting)
 
-    def probe_answers(self, private: Mapping[str, Array]) -> Mapping[str, Array]:
-        return {"sums": np.array([0, 0, 1])}
+    def asked(self, public: Mapping[str, Array]) -> Mapping[str, Cloze]:
+        return {"sums": QUESTIONS}
 
 
 class ByLikelihood(Small):
     votes = 0
 
+    def measures(self) -> Measures:
+        return dataclasses.replace(super().measures(), cloze=self.cloze, lenient=lambda response: None)
+
     def cloze(self, public: Mapping[str, Array], indices: Array) -> Cloze:
         return Cloze(self.prompts(public, indices), [["100", "101"] for _ in indices])
-
-    def lenient(self, response: str) -> str | None:
-        return None
 
 
 @pytest.fixture
@@ -214,7 +217,7 @@ def test_likelihood_takes_the_place_of_generation(play: Play, bundle: BundleFold
 
 
 def test_the_scorer_refuses_a_round_without_its_probe(play: Play, bundle: BundleFolder, monkeypatch: Any) -> None:
-    monkeypatch.setattr(Probed, "probes", lambda self, public: {})
+    monkeypatch.setattr(Probed, "asked", lambda self, public: {})
     with pytest.raises(MethodError, match="no answers to the 3 questions of 'sums'"):
         play(SFT(epochs=1), task=Probed(), bundle=bundle)
 

@@ -31,6 +31,7 @@ from selfbench.suite.policy_scorer import PolicyScorer
 from selfbench.suite.protocols.first_policy import make_first
 from selfbench.suite.protocols.language_model import CUT_OFF
 from selfbench.suite.protocols.policy import Example, PolicyMethod
+from selfbench.suite.protocols.policy_grants import Critique, Environment, Grants, Verifier
 from selfbench.suite.protocols.texts import unpack
 from selfbench.suite.registry import register_method
 
@@ -59,9 +60,11 @@ def add_environment(task: type) -> type:
     class Walks(task):
         max_new = 2 * LIMIT + 1
         step_ends = "0123456789"
-        observations = "+="
-        revision = "9"
-        verdicts = 99
+
+        def grants(self) -> Grants:
+            words = Critique(self.critic, self.feedback, self.approves)
+            environment = Environment("+=", self.worlds, self.react, "9", words)
+            return dataclasses.replace(super().grants(), verifier=Verifier(99), environment=environment)
 
         def answer(self, response: str) -> str | None:
             return response[::2] if re.fullmatch(r"([0-9][+=])+", response) else None

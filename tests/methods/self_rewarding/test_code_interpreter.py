@@ -22,6 +22,7 @@ from selfbench.suite.errors import MethodError
 from selfbench.suite.protocols import language_model
 from selfbench.suite.protocols.language_model import CUT_OFF
 from selfbench.suite.protocols.policy import Example, PolicyMethod, Problems
+from selfbench.suite.protocols.policy_grants import Code, Grants
 from selfbench.suite.registry import register_method
 from selfbench.suite.sandbox import Limits, Ran, Sandbox, SandboxError
 
@@ -35,7 +36,10 @@ def add_code(task: type) -> type:
         max_new = 14
         step_ends = "?"
         votes = 0
-        code_limits: ClassVar[Limits] = Limits(cpu_seconds=1, memory_mb=64)
+        limits: ClassVar[Limits] = Limits(cpu_seconds=1, memory_mb=64)
+
+        def grants(self) -> Grants:
+            return dataclasses.replace(super().grants(), code=Code(self.program, self.observed, self.limits))
 
         def problems(self, bundle: BundleFolder, seed: int) -> Problems:
             found = super().problems(bundle, seed)
@@ -318,6 +322,6 @@ def test_undeclared_code_is_not_run(play: Play, coded: Any, bundle: BundleFolder
 
 
 def test_where_nothing_holds_code_the_run_says_so(play: Play, coded: Any, bundle: BundleFolder) -> None:
-    type(coded).code_limits = Limits(without=("namespaces", "landlock"))
+    type(coded).limits = Limits(without=("namespaces", "landlock"))
     with pytest.raises(MethodError, match=r"nothing would hold it. It needs one of: user namespaces"):
         play(SFT(), task=coded, bundle=bundle)

@@ -13,6 +13,7 @@ import pytest
 from selfbench.methods.self_rewarding.critique_loop import CritiqueLoop
 from selfbench.methods.self_rewarding.self_evolution import SELF
 from selfbench.suite.protocols.policy import Example, PolicyMethod
+from selfbench.suite.protocols.policy_grants import Attempts, Critique, Grants
 
 Play = Callable[..., Any]
 SHOWN = ("4+4=", "8")
@@ -22,6 +23,10 @@ def add_words(task: type) -> type:
     """`3+4=`, `8`, `0` -> `3+4?8?0=`: the tiny tasks with words for feedback, 1 for a right step and 0 for a wrong."""
 
     class Words(task):
+        def grants(self) -> Grants:
+            words = Critique(self.critic, self.feedback, self.approves)
+            return dataclasses.replace(super().grants(), attempts=Attempts(self.again, words))
+
         def again(self, prompt: str, response: str, feedback: str = "") -> str:
             return f"{prompt[:-1]}?{response.removesuffix('…')}?{feedback}="
 

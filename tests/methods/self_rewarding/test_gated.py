@@ -30,12 +30,11 @@ def gated(tiny_task: type) -> Any:
     class Gated(tiny_task):
         """The last 20 problems of the pool are those of the gate."""
 
-        probe_samples = 8
         vote_temperature = 1.0
 
         def problems(self, bundle: Any, seed: int) -> Any:
             found = super().problems(bundle, seed)
-            return dataclasses.replace(found, pool=found.pool[:-PROBED], probe=found.pool[-PROBED:])
+            return dataclasses.replace(found, pool=found.pool[:-PROBED], probe=found.pool[-PROBED:], probe_samples=8)
 
     return Gated()
 

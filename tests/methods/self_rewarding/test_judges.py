@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,7 @@ from selfbench.methods.self_rewarding.sft import SFT
 from selfbench.suite.protocols import language_model
 from selfbench.suite.protocols.language_model import CUT_OFF, join
 from selfbench.suite.protocols.policy import Example, PolicyMethod, Referenced
+from selfbench.suite.protocols.policy_grants import Grants, References
 from selfbench.suite.registry import register_method
 
 Play = Callable[..., Any]
@@ -30,6 +32,10 @@ def add_references(task: type) -> type:
         max_new = 4
         step_ends = "0123456789"
 
+        def grants(self) -> Grants:
+            references = References(self.answers, self.referenced, self.similarities, self.ratings)
+            return dataclasses.replace(super().grants(), references=references)
+
         def ratings(self, response: str) -> tuple[float, ...]:
             return tuple(int(one) / 9 for one in response.zfill(2))
 
@@ -38,8 +44,6 @@ def add_references(task: type) -> type:
 
         def similarities(self, prompt: str, reference: str) -> tuple[float, ...]:
             return tuple(int(one) / 9 for one in reference.zfill(2))
-
-        references = task.answers
 
     return Judging
 

@@ -18,6 +18,7 @@ from selfbench.suite.errors import MethodError
 from selfbench.suite.protocols.language_model import reinforce_loss
 from selfbench.suite.protocols.optimisation import make_optimizer
 from selfbench.suite.protocols.policy import Example, PolicyMethod, Rollout
+from selfbench.suite.protocols.policy_grants import Attempts, Critique, Grants
 from selfbench.suite.protocols.policy_model import Policy
 from selfbench.suite.protocols.policy_view import PolicyView
 from selfbench.suite.registry import register_method
@@ -30,14 +31,12 @@ def two_turns(tiny_task: type) -> Any:
     """The tiny task, where a second attempt may be asked for: `3+4=`, `8` -> `3+4?8=`."""
 
     class TwoTurns(tiny_task):
-        def again(self, prompt: str, response: str, feedback: str = "") -> str:
+        def grants(self) -> Grants:
+            words = Critique(lambda prompt, response: prompt, lambda right: "", lambda feedback: None)
+            return dataclasses.replace(super().grants(), attempts=Attempts(self.again, words))
+
+        def again(self, prompt: str, response: str, feedback: str) -> str:
             return f"{prompt[:-1]}?{response.removesuffix('…')}="
-
-        def critic(self, prompt: str, response: str) -> str:
-            return prompt
-
-        def feedback(self, right: Sequence[bool]) -> str:
-            return ""
 
     return TwoTurns()
 

@@ -22,6 +22,7 @@ from selfbench.methods.self_rewarding.star import STaR
 from selfbench.suite.errors import MethodError
 from selfbench.suite.meter import Counts
 from selfbench.suite.protocols.policy import Example, Pair, PolicyMethod
+from selfbench.suite.protocols.policy_grants import Attempts, Critique, Grants
 from selfbench.suite.protocols.policy_model import Policy
 from selfbench.suite.protocols.policy_view import PolicyView
 from selfbench.suite.registry import register_method
@@ -118,8 +119,10 @@ def test_what_does_not_parse_is_counted(play: Play, tiny_task: type) -> None:
     class Words(tiny_task):
         votes = 0
 
-        def approves(self, feedback: str) -> bool | None:
-            return {"1": True, "0": False}.get(feedback)
+        def grants(self) -> Grants:
+            read = {"1": True, "0": False}.get
+            words = Critique(lambda prompt, response: prompt, lambda right: "1", read)
+            return dataclasses.replace(super().grants(), attempts=Attempts(lambda *shown: shown[0], words))
 
     method = Read()
     outcome = play(method, task=Words()).outcome
@@ -259,6 +262,28 @@ class Asks(PolicyMethod):
 def test_an_undeclared_verifier_does_not_answer(play: Play) -> None:
     with pytest.raises(MethodError, match="has not declared"):
         play(Asks())
+
+
+@_probe
+class Reaches(PolicyMethod):
+    """Uses what the task does not grant."""
+
+    def round(self, policy: Policy, view: PolicyView, number: int) -> None:
+        asked = {
+            "code": lambda: view.program("1"), "attempts": lambda: view.again("1+1=", "2"),
+            "environment": lambda: view.revision, "references": lambda: view.ratings("2"),
+        }  # fmt: skip
+        for need, ask in asked.items():
+            with pytest.raises(MethodError, match=f"'tested' uses what task 'tiny' does not grant: declare `{need}`"):
+                ask()
+        assert view.hinted("1+1=", "2") == "1+1?2="
+        self.done = True
+
+
+def test_what_a_task_does_not_grant_is_named(play: Play) -> None:
+    method = Reaches()
+    play(method)
+    assert method.done
 
 
 @register_method("rest-em", family="tests", protocol="policy", paper="-", needs=("verifier",))

@@ -14,6 +14,7 @@ from selfbench.suite.prepare import build
 from selfbench.suite.pretrain import load_weights
 from selfbench.suite.protocols.language_model import CUT_OFF, join
 from selfbench.tasks.language.rooms_tiny import (
+    ANSWERS,
     DEMONSTRATIONS,
     LIMIT,
     POOL,
@@ -122,7 +123,7 @@ def test_worlds_are_divided(bundle: BundleFolder) -> None:
 
 
 def test_what_the_environment_wrote_is_neither_scored_nor_trained_on() -> None:
-    observed = TASK.tokenizer().encode(list(TASK.observations))[0].ravel().tolist()
+    observed = TASK.tokenizer().encode(list(ANSWERS))[0].ravel().tolist()
     sequences = join(TASK.tokenizer(), ["a:f>k=", "a:f>k="], ["b.fKg.k*", "dX"], observed=observed)
     # Four actions and the stop symbol, one and the stop symbol.
     assert sequences.scored().tolist() == [5, 2]
