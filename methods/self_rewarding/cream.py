@@ -20,7 +20,7 @@ _PREVIOUS = "previous"
 """The name under which M_{t-1} is kept."""
 
 
-@register_method("cream", family="self-rewarding", protocol="policy", paper="arXiv:2410.12735")
+@register_method("cream", family="self-rewarding", protocol="policy", paper="arXiv:2410.12735", own_judge=True)
 @dataclass
 class CREAM(PolicyMethod):
     """DPO in both directions, by the consistency C of the rankings of two iterations.

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from ...suite.protocols.policy_view import PolicyView
 
 
-@register_method("self", family="self-training", protocol="policy", paper="arXiv:2310.00533", needs=("attempts",))
+@register_method(
+    "self", family="self-training", protocol="policy", paper="arXiv:2310.00533", needs=("attempts",), own_judge=True
+)
 @dataclass
 class SELF(PolicyMethod):
     """Self-evolution by language feedback: nobody but the policy itself judges its answers.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ...suite.protocols.policy_view import PolicyView
 
 
-@register_method("self-rewarding", family="self-rewarding", protocol="policy", paper="arXiv:2401.10020")
+@register_method("self-rewarding", family="self-rewarding", protocol="policy", paper="arXiv:2401.10020", own_judge=True)
 @dataclass
 class SelfRewarding(PolicyMethod):
     """Iterative DPO on the policy's own verdicts.

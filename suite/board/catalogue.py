@@ -12,6 +12,8 @@ from ..registry import Entry
 from .rules import CONTROL_FAMILIES, UPPER_BOUND_FAMILIES
 
 UNKNOWN_PROTOCOL = "other"
+JUDGE_GATE = "judge-gate"
+"""The tag of tasks on which a judge's verdicts are used only after the judge has beaten a heuristic."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,13 @@ class Catalogue:
 
     def needs(self, method: str) -> tuple[str, ...]:
         return tuple(self.methods[method].options.get("needs", ())) if method in self.methods else ()
+
+    def ungated(self, method: str, task: str) -> bool:
+        """Whether a method is rewarded by its own judge on a task that does not ask first what the judge is worth."""
+        if method not in self.methods or task not in self.tasks:
+            return False
+        own = bool(self.methods[method].options.get("own_judge", False))
+        return own and JUDGE_GATE not in self.tasks[task].options.get("tags", ())
 
     def kind(self, method: str) -> str:
         """`control`, `upper-bound` or `method`."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ..store import Summary
-from .scores import TaskBoard
+from .scores import UNGATED, TaskBoard
 from .suites import ProtocolBoard, SuiteBoard
 from .table import budget_text
 
@@ -51,6 +51,7 @@ def board_rows(board: TaskBoard) -> list[dict[str, Any]]:
             "method": score.label,
             "kind": score.kind,
             "needs": " ".join(score.needs),
+            "judge": UNGATED if score.ungated else "",
             "standing": score.standing,
             "rank_low": score.rank.low if score.rank else None,
             "rank_high": score.rank.high if score.rank else None,

@@ -21,6 +21,7 @@ NOT_RUN = "not run yet"
 ALONE = "nothing to compare with"
 UPPER_BOUND = "upper bound"
 UNRANKED = "not ranked"
+UNGATED = "own judge, no gate"
 _MOST_LETTERED = 60
 
 
@@ -30,7 +31,8 @@ class Score:
 
     `mean` and `sd` (ddof=1) are over the finished seeds, in the metric's unit. `standing` says why there is a rank or
     none; `rank_mean` is the mean that the order follows, failed seeds imputed; `gap` is the mean difference to the
-    best method over common seeds, in the metric's unit.
+    best method over common seeds, in the metric's unit. `ungated` says that its own judge rewards it, and that nobody
+    has asked what that judge is worth.
     """
 
     row: Row
@@ -46,6 +48,7 @@ class Score:
     gap: float | None = None
     gap_interval: Interval | None = None
     imputed: int = 0
+    ungated: bool = False
     cost: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -145,6 +148,7 @@ def score_field(field: Field, catalogue: Catalogue, ranked: bool = True) -> Task
                 gap=gap,
                 gap_interval=gap_interval,
                 imputed=imputed[i],
+                ungated=catalogue.ungated(row.method, field.task),
                 cost=_cost(row),
             )
         )

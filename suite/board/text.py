@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from . import formats
-from .scores import NOT_RUN, RANKED, Score, TaskBoard
+from .scores import NOT_RUN, RANKED, UNGATED, Score, TaskBoard
 from .suites import ProtocolBoard, SuiteBoard
 
 _HEAD = ("rank", "ties", "method", "mean ± sd", "against the best", "seeds", "notes")
@@ -84,6 +84,8 @@ def _line(score: Score, board: TaskBoard) -> tuple[str, ...]:
         notes.append(f"{score.missing} to run")
     if score.needs:
         notes.append(f"needs {', '.join(score.needs)}")
+    if score.ungated:
+        notes.append(UNGATED)
     rank = str(score.rank) if score.rank else formats.DASH
     return rank, score.letters, score.label, mean, against, str(score.finished), "; ".join(notes)
 

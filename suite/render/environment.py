@@ -9,6 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from ..board import formats
+from ..board.scores import UNGATED
 from ..board.table import budget_text
 from ..metrics import metric_of
 from . import charts
@@ -52,5 +53,6 @@ def environment() -> Environment:
         board_axis=charts.board_axis,
         paper_link=formats.paper_link,
         DASH=formats.DASH,
+        UNGATED=UNGATED,
     )
     return env

@@ -24,6 +24,7 @@ PROBED = 200
     budget={"currency": "tokens", "limit": 3000000, "wall_seconds": 300.0},
     data=(),
     grants=("attempts", "solutions"),
+    tags=("judge-gate",),
     bundle="arithmetic-tiny",
 )
 class ArithmeticTinyGated(ArithmeticTinyUnverified):

@@ -6,7 +6,9 @@ import importlib
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -80,7 +82,7 @@ def test_what_does_not_parse_is_a_column(pages: Callable[[Change], tuple[str, st
 
     page, run = pages(parsed)
     table = columns(page, "Other metrics")
-    heads = ["Scored responses that parse", "Samples for the vote that parse", "Own samples in the pool that parse"]
+    heads = ["Scored responses that parse", "Votes that parse", "Own samples that parse"]
     shown = {name: [row[table[""].index(head)] for head in heads] for name, row in table.items() if name}
     assert shown["cream"] == ["90.0", "70.0", "60.0"]
     assert shown["rest-em"] == ["90.0", "70.0", "–"]
@@ -101,3 +103,14 @@ def test_tokens_are_columns(pages: Callable[[Change], tuple[str, str]]) -> None:
     assert [text.split("\N{NO-BREAK SPACE}") for text in table["rest-em"]] == [[f"{n}.0", "k"] for n in (6, 1, 2, 3)]
     assert table["cream"][1:] == ["–"] * 3, "of its records only the sum is known"
     assert "<dt>Tokens trained on</dt><dd>3,000</dd>" in run
+
+
+def test_a_judge_without_a_gate_is_marked(pages: Callable[[Change], tuple[str, str]], monkeypatch: Any) -> None:
+    made = generated.generated_catalogue()
+    cream = made.methods["cream"]
+    known = {**made.methods, "cream": replace(cream, options={**cream.options, "own_judge": True})}
+    monkeypatch.setattr(generated, "generated_catalogue", lambda: replace(made, methods=known))
+    page, _ = pages(lambda record: record)
+    rows = re.findall(r"<tr class=.*?</tr>", page, re.DOTALL)
+    assert {">cream</a>" in row for row in rows if "own judge, no gate" in row} == {True}
+    assert sum("own judge, no gate" in row for row in rows) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from selfbench.methods.self_rewarding.cream import prefers as cream_prefers
 from selfbench.methods.self_rewarding.self_evolution import SELF
 from selfbench.methods.self_rewarding.self_rewarding import SelfRewarding, prefers
 from selfbench.methods.self_rewarding.sft import SFT
+from selfbench.suite import registry
 from selfbench.suite.errors import MethodError
 from selfbench.suite.protocols.policy import Pair, PolicyMethod
 from selfbench.suite.registry import register_method
@@ -167,3 +169,16 @@ def test_gate_problems_are_none_of_the_others(gated: Any, tiny_bundle: Any) -> N
         dataclasses.replace(problems, probe=np.array([problems.pool[0]]))
     with pytest.raises(ValueError, match="may not be among the others"):
         dataclasses.replace(problems, probe=np.array([problems.test[0]]))
+
+
+def test_registrations_say_who_asks_the_gate_and_where_there_is_one() -> None:
+    """What boards mark methods by is what the code does."""
+    for entry in registry.entries("method").values():
+        if entry.module:
+            asks = "view.gate(" in inspect.getsource(entry.load())
+            assert entry.options["own_judge"] == asks, entry.name
+    for entry in registry.entries("task").values():
+        if entry.module and entry.protocol == "policy":
+            gated = any("probe=" in inspect.getsource(cls.problems) for cls in entry.load().__mro__[:-1]
+                        if "problems" in vars(cls))  # fmt: skip
+            assert ("judge-gate" in entry.options["tags"]) == gated, entry.name

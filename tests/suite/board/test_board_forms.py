@@ -11,7 +11,7 @@ import pytest
 
 from selfbench.suite.board import formats
 from selfbench.suite.board.catalogue import Catalogue
-from selfbench.suite.board.export import board_data, boards_csv, csv_text
+from selfbench.suite.board.export import board_data, board_rows, boards_csv, csv_text
 from selfbench.suite.board.scores import score_field
 from selfbench.suite.board.table import fields_of
 from selfbench.suite.board.text import task_text
@@ -133,3 +133,27 @@ def test_the_terminal_table_is_aligned_and_says_why(board_of, catalogue) -> None
     assert table[2].startswith(formats.DASH)
     assert table[2].endswith("not enough seeds")
     assert table[4].endswith("1 failed; 1 imputed")
+
+
+def test_an_own_judge_without_a_gate_is_marked(run_of) -> None:
+    """By what method and task declare, in the terminal, on pages and in the files."""
+    options = {"family": "self-rewarding", "protocol": "policy", "metric": "accuracy"}
+    judged, told = (
+        Entry("method", name, name, Path(__file__), None, "", {**options, "own_judge": own})
+        for name, own in (("judged", True), ("told", False))
+    )
+    open_, gated = (
+        Entry("task", name, name, Path(__file__), None, "", {**options, "tags": tags})
+        for name, tags in (("open", ()), ("gated", ("judge-gate",)))
+    )
+    catalogue = Catalogue({"judged": judged, "told": told}, {"open": open_, "gated": gated})
+    marked = {}
+    for task in ("open", "gated", "unknown"):
+        runs = [run_of(name, seed, 0.5, task=task) for name in ("judged", "told", "other") for seed in range(3)]
+        [field] = fields_of(runs, catalogue)
+        board = score_field(field, catalogue)
+        marked[task] = {score.row.method for score in board.scores if score.ungated}
+        assert {row["method"] for row in board_rows(board) if row["judge"] == "own judge, no gate"} == marked[task]
+        lines = [line for line in task_text(board).splitlines() if line.endswith("own judge, no gate")]
+        assert len(lines) == len(marked[task])
+    assert marked == {"open": {"judged"}, "gated": set(), "unknown": set()}
