@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     protocol="adaptation",
     paper="arXiv:1607.01719",
     needs=("domains",),
-    outputs=("classes", "numbers"),
+    outputs=("classes", "numbers", "labels"),
 )
 @dataclass
 class Coral(AdaptationMethod):
@@ -39,7 +39,8 @@ class Coral(AdaptationMethod):
     This is the form of DomainBed (arXiv:2007.01434) and WILDS (arXiv:2012.07421, 2112.05090): all pairs of the domains
     in a batch, labelled and unlabelled together, and means beside covariances. The paper has source and target alone,
     covariances alone, and 1 / (4 D^2). All examples pass in one forward; batches hold equal shares of `groups` domains
-    on each side; C_i is divided by n_i - 1, or by 1 where a domain has one example in the batch.
+    on each side; C_i is divided by n_i - 1, or by 1 where a domain has one example in the batch. Where a task has no
+    unlabelled examples, the domains of the labelled ones are compared, as in WILDS 1.0.
 
     Counted passes: 3 (1 + ratio) per labelled example and step. With weight 0 batches are drawn over all examples
     alike, and this is `supervised` with the same `augment`, bit by bit.
@@ -48,7 +49,6 @@ class Coral(AdaptationMethod):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "wilds-amazon": {"weight": 1.0, "groups": 2},
         "wilds-camelyon17": {"weight": 0.1, "groups": 2, "augment": "strong"},
-        "wilds-civilcomments": {"weight": 10.0, "groups": 1},
         "wilds-domainnet": {"weight": 1.0, "groups": 4, "ratio": 2, "augment": "strong"},
         "wilds-fmow": {"weight": 0.1, "groups": 8, "augment": "strong"},
         "wilds-iwildcam": {"weight": 10.0, "groups": 2, "augment": "strong"},
@@ -81,9 +81,10 @@ class Coral(AdaptationMethod):
 
     def loss(self, labeled: LabeledBatch, unlabeled: Batch) -> Tensor:
         x = chosen_view(labeled, self.augment)
-        if self.weight == 0 or len(unlabeled) == 0:
+        if self.weight == 0:
             return self.view.task.supervised(self.model, x, labeled.y)
-        logits, features = with_features(self.model, torch.cat([x, chosen_view(unlabeled, self.augment)]))
+        both = torch.cat([x, chosen_view(unlabeled, self.augment)]) if len(unlabeled) else x
+        logits, features = with_features(self.model, both)
         groups = dense_groups(torch.cat([labeled.domains, unlabeled.domains]))
         loss = self.view.task.loss(logits[: len(labeled)], labeled.y)
         return loss + self.weight * coral_distance(features, groups, self.most)

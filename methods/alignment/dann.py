@@ -33,7 +33,7 @@ GAMMA = 10.0
     protocol="adaptation",
     paper="arXiv:1505.07818",
     needs=("domains",),
-    outputs=("classes", "numbers"),
+    outputs=("classes", "numbers", "labels"),
 )
 @dataclass
 class Dann(AdaptationMethod):
@@ -51,7 +51,8 @@ class Dann(AdaptationMethod):
     `feature_scale` slows all other layers. With `reversal="rising"` lambda is the paper's 2 / (1 + exp(-10 t)) - 1 at
     share t of the budget.
 
-    The domains are those that the view holds: source and target where a task grants no more. Passes are those of the
+    The domains are those that the view holds: source and target where a task grants no more, those of the labelled
+    examples where there are no others. Passes are those of the
     model, 3 (1 + ratio) per labelled example and step; those of the discriminator are not examples of the task's model
     and show in seconds alone. With weight 0 there is no discriminator, batches are drawn over all examples alike, all
     layers learn at one rate, and this is `supervised` with the same `augment`, bit by bit.
@@ -60,7 +61,6 @@ class Dann(AdaptationMethod):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "wilds-amazon": {"weight": 1.0, "groups": 2},
         "wilds-camelyon17": {"weight": 0.1, "groups": 2, "augment": "strong"},
-        "wilds-civilcomments": {"weight": 1.0, "groups": 1},
         "wilds-domainnet": {"weight": 1.0, "groups": 4, "ratio": 2, "augment": "strong"},
         "wilds-fmow": {"weight": 1.0, "groups": 8, "augment": "strong"},
         "wilds-iwildcam": {"weight": 0.1, "groups": 2, "augment": "strong"},
@@ -108,9 +108,10 @@ class Dann(AdaptationMethod):
 
     def loss(self, labeled: LabeledBatch, unlabeled: Batch) -> Tensor:
         x = chosen_view(labeled, self.augment)
-        if self.discriminator is None or len(unlabeled) == 0:
+        if self.discriminator is None:
             return self.view.task.supervised(self.model, x, labeled.y)
-        logits, features = with_features(self.model, torch.cat([x, chosen_view(unlabeled, self.augment)]))
+        both = torch.cat([x, chosen_view(unlabeled, self.augment)]) if len(unlabeled) else x
+        logits, features = with_features(self.model, both)
         told = self.discriminator(reverse_gradient(features, self._reversal()))
         domains = torch.searchsorted(self.domains, torch.cat([labeled.domains, unlabeled.domains]))
         loss = self.view.task.loss(logits[: len(labeled)], labeled.y)

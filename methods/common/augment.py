@@ -20,9 +20,14 @@ def chosen_view(batch: Batch, augment: str) -> Tensor:
     return getattr(batch, _NAMES[augment])  # type: ignore[no-any-return]
 
 
+def has_strong(view: View) -> bool:
+    """Whether the task of `view` has a strong augmentation."""
+    return type(view.task).strong is not AdaptationTask.strong
+
+
 def check_augment(method: str, augment: str, view: View) -> None:
     """Raises `UsageError` when `augment` is "strong" and the task of `view` has no strong augmentation."""
-    if augment == "strong" and type(view.task).strong is AdaptationTask.strong:
+    if augment == "strong" and not has_strong(view):
         raise UsageError(
             f"{type(view.task).__name__} has no strong augmentation; run {method} with augment=weak or "
             "augment=none there."

@@ -15,17 +15,6 @@ def entropy(logits: Tensor) -> Tensor:
     return -(log_p.exp() * log_p).sum(dim=1)
 
 
-def confident_cross_entropy(logits: Tensor, target_logits: Tensor, threshold: float) -> Tensor:
-    """(1/B) sum_b 1[max_k q_bk >= threshold] CE(logits_b, argmax_k q_bk), q = softmax(target_logits).
-
-    Both arguments are (B, K); returns a scalar. The mean is over all B examples, kept or not; no
-    gradient flows into `target_logits`.
-    """
-    confidence, labels = target_logits.detach().softmax(dim=1).max(dim=1)
-    losses = F.cross_entropy(logits, labels, reduction="none")
-    return (losses * (confidence >= threshold)).mean()
-
-
 def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     """(1/B) sum_b weights_b CE(logits_b, labels_b): (B, K), (B,), (B,) -> scalar; the mean is over all B examples."""
     return (F.cross_entropy(logits, labels, reduction="none") * weights).mean()

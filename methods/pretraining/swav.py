@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...suite.hyper import hyper
-from ...suite.protocols.adaptation import AdaptationMethod, Batch, LabeledBatch
+from ...suite.protocols.adaptation import AdaptationMethod, AdaptationTask, Batch, LabeledBatch
 from ...suite.registry import register_method
 from ..common.augment import check_augment, chosen_view
 from ..common.contrastive_views import strong_views
@@ -37,6 +37,7 @@ STEP = 8
     protocol="adaptation",
     paper="arXiv:2006.09882",
     needs=("images",),
+    outputs=("classes", "numbers"),
 )
 @dataclass
 class Swav(AdaptationMethod):
@@ -52,7 +53,9 @@ class Swav(AdaptationMethod):
     1 (arXiv:2006.09882, public code). Prototypes stay as drawn for the first `frozen` steps. Constants are those of
     WILDS 2.0 (arXiv:2112.05090, public code): epsilon 0.03 and about ten prototypes a class; its queue begins after the
     training's end, so that there is none. Crops: `large` ones of 14 to 100 % of the area at the size of the inputs,
-    `small` ones of 5 to 14 % at `small_side` of it; colours, blur and mirroring as in SimCLR (`strong_views`).
+    `small` ones of 5 to 14 % at `small_side` of it; colours, blur and mirroring as in SimCLR (`strong_views`), or the
+    crops of the task's own where its pictures are not coloured (`crop_view`). Where outputs are numbers the prototypes
+    are counted in all.
 
     Chosen here: SwAV's LARC, made for batches of thousands, is left out: pre-training takes the task's optimiser and
     schedule at `pretrain_scale` times its rate, and the share `pretrain` of the budget.
@@ -67,6 +70,7 @@ class Swav(AdaptationMethod):
         "wilds-domainnet": {"augment": "strong"},
         "wilds-fmow": {"augment": "strong"},
         "wilds-iwildcam": {"small": 2, "small_side": 0.2143, "augment": "strong"},
+        "wilds-poverty": {"prototypes": 1000, "augment": "strong"},
     }
 
     pretrain: float = hyper(0.5, low=0.0, high=0.9, help="share of the budget for assignments")
@@ -75,7 +79,7 @@ class Swav(AdaptationMethod):
     large: int = hyper(2, low=2, high=8, help="large crops of a picture")
     small: int = hyper(6, low=0, high=8, help="small crops of a picture")
     small_side: float = hyper(0.4286, low=0.1, high=1.0, help="side of a small crop as a share of the inputs'")
-    prototypes: int = hyper(10, low=1, high=100, help="prototypes a class")
+    prototypes: int = hyper(10, low=1, high=1000, log=True, help="prototypes a class")
     temperature: float = hyper(0.1, low=0.01, high=1.0, log=True, help="temperature tau")
     epsilon: float = hyper(0.03, low=0.01, high=0.2, log=True, help="smoothness of the assignments")
     iterations: int = hyper(3, low=1, high=10, help="scalings of the assignments")
@@ -113,11 +117,11 @@ class Swav(AdaptationMethod):
         with torch.no_grad():
             self.clusters.weight.copy_(F.normalize(self.clusters.weight, dim=1))
         self.clusters.weight.requires_grad_(self.steps >= self.frozen)
-        x, generator = unlabeled.x, self.view.generator
+        x = unlabeled.x
         side = max(STEP, STEP * round(self.small_side * x.size(3) / STEP))
         crops = [
-            [strong_views(x, generator, *LARGE_AREA, strength=COLOURS) for _ in range(self.large)],
-            [strong_views(x, generator, *SMALL_AREA, side, COLOURS) for _ in range(self.small)],
+            [self._crop(x, LARGE_AREA, 0) for _ in range(self.large)],
+            [self._crop(x, SMALL_AREA, side) for _ in range(self.small)],
         ]
         # One forward a size: pictures of two sizes make no batch.
         features = torch.cat([with_features(self.model, torch.cat(part))[1] for part in crops if part])
@@ -125,6 +129,12 @@ class Swav(AdaptationMethod):
         return swapped_prediction(
             scores.view(-1, len(x), scores.size(1)), self.temperature, self.epsilon, self.iterations
         )
+
+    def _crop(self, x: Tensor, area: tuple[float, float], side: int) -> Tensor:
+        task, generator = self.view.task, self.view.generator
+        if type(task).crop_view is not AdaptationTask.crop_view:
+            return task.crop_view(x, generator, area, side)
+        return strong_views(x, generator, *area, side, COLOURS)
 
     def after_step(self) -> None:
         self.steps += 1

@@ -8,13 +8,11 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ...suite.hyper import hyper
 from ...suite.protocols.adaptation import AdaptationMethod, Batch, LabeledBatch
 from ...suite.registry import register_method
 from ..common.augment import chosen_view
-from ..common.losses import confident_cross_entropy
 
 
 @register_method(
@@ -23,6 +21,7 @@ from ..common.losses import confident_cross_entropy
     protocol="adaptation",
     paper="arXiv:2001.07685",
     needs=("strong-augmentation",),
+    outputs=("classes", "numbers"),
 )
 @dataclass
 class FixMatch(AdaptationMethod):
@@ -35,7 +34,9 @@ class FixMatch(AdaptationMethod):
     alpha weak, A strong augmentation; mu = `ratio` unlabelled examples per labelled one. All views pass
     in one forward, so that batch norm sees them as one batch. lambda_u is constant: the mask does the
     work of a ramp. The presets `wilds-*` are the values of WILDS 2.0's public code (arXiv:2112.05090),
-    which views labelled examples strongly as well: `augment` "strong" puts A(x_b) in the place of alpha(x_b).
+    which views labelled examples strongly as well: `augment` "strong" puts A(x_b) in the place of alpha(x_b). Where
+    outputs are numbers, there is no confidence and no tau: L_u is the squared error against those of the weak view, as
+    there.
     """
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -45,6 +46,7 @@ class FixMatch(AdaptationMethod):
         "wilds-domainnet": {"threshold": 0.7, "ratio": 2, "augment": "strong"},
         "wilds-fmow": {"threshold": 0.7, "ratio": 1, "augment": "strong"},
         "wilds-iwildcam": {"threshold": 0.7, "ratio": 1, "augment": "strong"},
+        "wilds-poverty": {"ratio": 1, "augment": "strong"},
     }
 
     threshold: float = hyper(0.95, low=0.0, high=1.0, help="confidence tau from which a prediction is a label")
@@ -58,8 +60,9 @@ class FixMatch(AdaptationMethod):
     def loss(self, labeled: LabeledBatch, unlabeled: Batch) -> Tensor:
         x = chosen_view(labeled, self.augment)
         if len(unlabeled) == 0:
-            return F.cross_entropy(self.model(x), labeled.y)
+            return self.view.task.supervised(self.model, x, labeled.y)
         logits = self.model(torch.cat([x, unlabeled.weak, unlabeled.strong]))
         of_labeled, of_weak, of_strong = logits.split([len(labeled), len(unlabeled), len(unlabeled)])
-        loss = F.cross_entropy(of_labeled, labeled.y)
-        return loss + self.weight * confident_cross_entropy(of_strong, of_weak, self.threshold)
+        task = self.view.task
+        loss = task.loss(of_labeled, labeled.y)
+        return loss + self.weight * task.pseudo_label_loss(of_strong, of_weak, self.threshold)

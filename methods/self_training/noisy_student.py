@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from ...suite.errors import UsageError
 from ...suite.hyper import hyper
-from ...suite.protocols.adaptation import AdaptationMethod, Batch, LabeledBatch
+from ...suite.protocols.adaptation import AdaptationMethod, AdaptationTask, Batch, LabeledBatch
 from ...suite.registry import register_method
+from ..common.augment import chosen_view, has_strong
 from ..common.dropout import dropout_before
 from ..common.features import classifier_of
 
@@ -27,8 +28,7 @@ _LABELLING_BATCH = 1024
     family="self-training",
     protocol="adaptation",
     paper="arXiv:1911.04252",
-    needs=("strong-augmentation",),
-    outputs=("classes", "numbers"),
+    outputs=("classes", "numbers", "labels", "boxes"),
 )
 @dataclass
 class NoisyStudent(AdaptationMethod):
@@ -39,7 +39,8 @@ class NoisyStudent(AdaptationMethod):
             t_j = one-hot argmax f(u_j)  (or softmax f(u_j))      the whole pool, once, in eval mode, not augmented
             L = CE(f~(A(x)), y) + lambda_u CE(f~(A(u)), t)        f~: dropout before the classifier
 
-    A is the strong augmentation; labelled and unlabelled examples pass in one forward. This is the form of WILDS 2.0
+    A is the strong augmentation, or the weak one where the task has no strong one: then dropout alone is the noise,
+    or nothing. Labelled and unlabelled examples pass in one forward. This is the form of WILDS 2.0
     (arXiv:2112.05090) and of its public code: the student is of the teacher's size and begins with its weights, the
     labels are hard, the two losses are means that are added, and the noise is A and one dropout layer. In the original
     the student is larger and begins anew, labels are soft, stochastic depth is noise too, and images are filtered by
@@ -47,7 +48,9 @@ class NoisyStudent(AdaptationMethod):
 
     Chosen here: the first teacher takes the share `teacher` of the budget and the R rounds equal shares of the rest,
     each with an optimiser and a schedule of its own; a teacher is the model at the end of its training, not the best on
-    validation data; and it labels the inputs as they are, where the public code flips and crops them.
+    validation data; and it labels the inputs as they are, where the public code flips and crops them. Of several
+    labels each is one of its own, yes or no; boxes are those of the task's `targets`, pictures without any count as
+    empty, and the two parts of a batch pass one after the other.
 
     Counted passes: 3 per labelled example and step of the first teacher, then R (U + 3 (1 + ratio) B S) for a pool of U
     and S steps of B labelled examples a round. With lambda_u = 0 there are no rounds: this is `supervised` on the same
@@ -58,7 +61,9 @@ class NoisyStudent(AdaptationMethod):
         "wilds-camelyon17": {"ratio": 1},
         "wilds-domainnet": {"ratio": 2},
         "wilds-fmow": {"ratio": 1},
+        "wilds-globalwheat": {"ratio": 1, "dropout": 0.0},
         "wilds-iwildcam": {"ratio": 1},
+        "wilds-ogb-molpcba": {"ratio": 1, "dropout": 0.0},
         "wilds-poverty": {"ratio": 1},
     }
 
@@ -72,8 +77,9 @@ class NoisyStudent(AdaptationMethod):
 
     def setup(self, model: nn.Module, view: View) -> None:
         super().setup(model, view)
-        if self.labels == "soft" and view.n_classes < 2:
+        if self.labels == "soft" and (view.n_classes < 2 or type(view.task).targets is not AdaptationTask.targets):
             raise UsageError(f"{type(view.task).__name__} has no classes to be unsure of: use labels=hard.")
+        self.noise = "strong" if has_strong(view) else "weak"
         self.round, self.labelled_in = 0, 0
         self.targets = torch.empty(0, device=view.device)
 
@@ -81,14 +87,18 @@ class NoisyStudent(AdaptationMethod):
         return self.ratio if self.weight > 0 and self.round > 0 else 0
 
     def loss(self, labeled: LabeledBatch, unlabeled: Batch) -> Tensor:
-        inputs = labeled.strong if self.augment == "strong" else labeled.weak
-        if len(unlabeled) == 0:
-            return self.view.task.supervised(self.model, inputs, labeled.y)
-        with dropout_before(classifier_of(self.model), self.dropout):
-            logits = self.model(torch.cat([inputs, unlabeled.strong]))
         task = self.view.task
+        inputs = chosen_view(labeled, self.noise if self.augment == "strong" else "weak")
+        if len(unlabeled) == 0:
+            return task.supervised(self.model, inputs, labeled.y)
+        noised, targets = chosen_view(unlabeled, self.noise), self.targets[unlabeled.index]
+        with dropout_before(classifier_of(self.model), self.dropout):
+            if task.own_loss:
+                own = task.supervised(self.model, noised, targets)
+                return task.supervised(self.model, inputs, labeled.y) + self.weight * own
+            logits = self.model(torch.cat([inputs, noised]))
         loss = task.loss(logits[: len(labeled)], labeled.y)
-        return loss + self.weight * task.loss(logits[len(labeled) :], self.targets[unlabeled.index])
+        return loss + self.weight * task.loss(logits[len(labeled) :], targets)
 
     def fit(self, view: View) -> None:
         rounds = self.rounds if self.weight > 0 and len(view.unlabeled) else 0
@@ -103,7 +113,7 @@ class NoisyStudent(AdaptationMethod):
 
     @torch.no_grad()
     def _label(self, inputs: Tensor) -> Tensor:
-        """What the model says of `inputs` (U, ...) in eval mode: classes (U,), or probabilities (U, K)."""
+        """What the model says of `inputs` (U, ...) in eval mode: classes (U,), or what the task has; or (U, K) soft."""
         self.model.eval()
         logits = torch.cat([self.model(part) for part in torch.split(inputs, _LABELLING_BATCH)])
         return self.view.task.targets(logits) if self.labels == "hard" else logits.softmax(dim=1)

@@ -90,6 +90,8 @@ class AdaptationTask:
     """How many examples are evaluated at a time."""
     label_free: ClassVar[bool] = True
     """Whether scores that need no label are taken; they are made of logits (B, K) of exclusive classes."""
+    own_loss: ClassVar[bool] = False
+    """Whether the model computes its loss itself, given targets: `supervised` is all that there is, and no `loss`."""
     keep_predictions: ClassVar[bool] = False
     """Whether the predicted classes of the point that counts are kept beside the records, for export."""
     replicates: ClassVar[int] = 0
@@ -172,6 +174,30 @@ class AdaptationTask:
     def targets(self, outputs: Tensor) -> Tensor:
         """A teacher's outputs (B, K) as targets of `loss`: the classes (B,)."""
         return outputs.argmax(dim=1)
+
+    def pseudo_label_loss(self, outputs: Tensor, teacher: Tensor, threshold: float) -> Tensor:
+        """The loss of `outputs` (B, K) on what `teacher` (B, K) is sure of:
+
+            (1/B) sum_b 1[max_k q_bk >= threshold] CE(outputs_b, argmax q_b),    q = softmax(teacher)
+
+        The mean is over all B examples, kept or not; no gradient flows into `teacher`. Tasks with other outputs have
+        their own.
+        """
+        confidence, labels = teacher.detach().softmax(dim=1).max(dim=1)
+        losses = F.cross_entropy(outputs, labels, reduction="none")
+        return (losses * (confidence >= threshold)).mean()
+
+    def self_supervised(self, model: nn.Module, inputs: Tensor, threshold: float) -> Tensor:
+        """The loss of `model` on its own sure predictions for `inputs` (B, ...), which pass once."""
+        outputs = model(inputs)
+        return self.pseudo_label_loss(outputs, outputs, threshold)
+
+    def crop_view(self, inputs: Tensor, generator: torch.Generator, area: tuple[float, float], side: int = 0) -> Tensor:
+        """A view for contrastive pre-training where inputs are pictures, but none in three colours from 0 to 1.
+
+        (B, C, H, W) -> a crop of a share of `area` of each, with its own changes, resized back or to `side` x `side`.
+        """
+        raise NotImplementedError
 
     def sealed(self, outputs: Any, n: int, owner: str) -> Tensor:
         """What of the model's outputs for `n` examples is sent to the scorer, and kept: logits (n, K).

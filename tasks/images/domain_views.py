@@ -36,12 +36,19 @@ def photograph_view(images: Tensor, generator: torch.Generator) -> Tensor:
     return turn_hue(images, 2 * math.pi * _JITTER * (2 * draw[8] - 1)).clamp_(0, 1)
 
 
-def crop(images: Tensor, draw: Tensor, mirrored: Tensor) -> Tensor:
-    """A part of each image at the size of the whole, by bilinear interpolation; `draw` (4, B) in [0, 1).
+def crop(
+    images: Tensor,
+    draw: Tensor,
+    mirrored: Tensor,
+    share: tuple[float, float] = _AREA,
+    size: tuple[int, int] | None = None,
+) -> Tensor:
+    """A part of each image at the `size` of the whole, or another, by bilinear interpolation; `draw` (4, B) in [0, 1).
 
-    Its rows say area, ratio of the sides (evenly in its logarithm), and where the part lies in x and y.
+    Its rows say area, a `share` of the whole, ratio of the sides (evenly in its logarithm), and where the part lies in
+    x and y.
     """
-    area = _AREA[0] + (_AREA[1] - _AREA[0]) * draw[0]
+    area = share[0] + (share[1] - share[0]) * draw[0]
     low, high = (math.log(end) for end in _RATIO)
     ratio = torch.exp(low + (high - low) * draw[1])
     wide, tall = (area * ratio).sqrt().clamp_max(1.0), (area / ratio).sqrt().clamp_max(1.0)
@@ -49,7 +56,8 @@ def crop(images: Tensor, draw: Tensor, mirrored: Tensor) -> Tensor:
     maps[:, 0, 0] = torch.where(mirrored, -wide, wide)
     maps[:, 1, 1] = tall
     maps[:, 0, 2], maps[:, 1, 2] = (1 - wide) * (2 * draw[2] - 1), (1 - tall) * (2 * draw[3] - 1)
-    grid = F.affine_grid(maps, list(images.shape), align_corners=False)
+    height, width = size or images.shape[-2:]
+    grid = F.affine_grid(maps, [len(images), images.size(1), height, width], align_corners=False)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 

@@ -49,6 +49,15 @@ def padded(boxes: list[Array], most: int) -> Array:
     return result
 
 
+def confident_boxes(found: Tensor, threshold: float) -> Tensor:
+    """Detections (B, N, 6) as boxes (B, N, 4) in their order: those with a score of `threshold` or more.
+
+    The others are padding, `NOTHING`, which comes last, because detections come by falling score.
+    """
+    sure = (found[:, :, 4] >= threshold) & (found[:, :, 5] > 0)
+    return torch.where(sure[:, :, None], found[:, :, :4], torch.full_like(found[:, :, :4], NOTHING))
+
+
 class Detector(nn.Module):
     """A detector of torchvision for one kind of thing: images (B, 3, H, W) in [0, 1] -> detections (B, 100, 6).
 

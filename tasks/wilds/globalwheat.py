@@ -18,7 +18,7 @@ from ...suite.protocols.adaptation import Recipe
 from ...suite.protocols.optimisation import constant
 from ...suite.registry import register_task
 from ...suite.scoring import Scores
-from .boxes import DETECTIONS, check_boxes, faster_rcnn, padded
+from .boxes import DETECTIONS, check_boxes, confident_boxes, faster_rcnn, padded
 from .images import WildsImages
 from .networks import published_weights
 from .tables import Column
@@ -27,6 +27,8 @@ from .task import OFFICIAL, UNLABELED
 _LABELED, _UNLABELED = "globalwheat_v1.1", "globalwheat_unlabeled_v1.0"
 _TABLES = ("official_train", "official_val", "official_test", "fixed_train_val", "fixed_train_test")
 _SESSIONS = 47
+SURE = 0.5
+"""Score from which a detection counts, in the metric and as a teacher's."""
 
 
 @register_task(
@@ -65,6 +67,7 @@ class WildsGlobalWheat(WildsImages):
         "detection_acc_avg": "detection_accuracy",
     }
     n_classes: ClassVar[int] = 1
+    own_loss: ClassVar[bool] = True
     label_free: ClassVar[bool] = False
     side: ClassVar[int] = 1024
     evaluation_batch: ClassVar[int] = 8
@@ -132,6 +135,21 @@ class WildsGlobalWheat(WildsImages):
         """The detector's own losses."""
         loss: Tensor = model(inputs, targets)
         return loss
+
+    def targets(self, outputs: Tensor) -> Tensor:
+        """Detections (B, 100, 6) as boxes (B, 100, 4): those with a score of `SURE` or more, the rest padding."""
+        return confident_boxes(outputs, SURE)
+
+    def self_supervised(self, model: nn.Module, inputs: Tensor, threshold: float) -> Tensor:
+        """As published: the mean loss over pictures with sure boxes, times the share of detections that are sure."""
+        with torch.no_grad():
+            found = model(inputs)
+        boxes = confident_boxes(found, threshold)
+        kept, all_found = boxes[:, :, 0] >= 0, found[:, :, 5] > 0
+        chosen = kept.any(dim=1)
+        if not chosen.any():
+            return inputs.new_zeros(())
+        return kept.sum() / all_found.sum() * self.supervised(model, inputs[chosen], boxes[chosen])
 
     def sealed(self, outputs: Any, n: int, owner: str) -> Tensor:
         if not isinstance(outputs, Tensor) or outputs.shape != (n, DETECTIONS, 6):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -110,6 +111,19 @@ class WildsOgbMolpcba(WildsTask):
         known = targets.isfinite()
         losses = F.binary_cross_entropy_with_logits(outputs, targets.nan_to_num().to(outputs.dtype), reduction="none")
         return (losses * known).sum() / known.sum().clamp_min(1)
+
+    def targets(self, outputs: Tensor) -> Tensor:
+        """Yes or no to each label: (B, 128)."""
+        return (outputs > 0).to(outputs.dtype)
+
+    def pseudo_label_loss(self, outputs: Tensor, teacher: Tensor, threshold: float) -> Tensor:
+        """The binary cross-entropy of those labels of which the teacher is sure, as published; the mean is over all.
+
+        A label is sure where max(p, 1 - p) >= threshold, p = sigmoid(teacher): (B, 128), (B, 128).
+        """
+        p = teacher.detach().sigmoid()
+        losses = F.binary_cross_entropy_with_logits(outputs, self.targets(teacher), reduction="none")
+        return (losses * (torch.maximum(p, 1 - p) >= threshold)).mean()
 
     def score(self, logits: Array, labels: Array) -> Scores:
         """OGB's average precision; 0 where no assay has both kinds of molecules."""

@@ -26,7 +26,7 @@ from ...suite.registry import register_task
 from ...suite.scoring import Scores
 from ..streams.models.libraries import torchvision_net
 from .images import THREADS
-from .multispectral_views import BANDS, strong_view, weak_view
+from .multispectral_views import BANDS, crop_view, strong_view, weak_view
 from .tables import REMEDY, Column, check_files
 from .task import OFFICIAL, UNLABELED, WildsTask
 
@@ -55,7 +55,7 @@ def _bytes(path: Path) -> bytes:
     title="PovertyMap-WILDS, unlabelled pictures of the test countries",
     budget={"currency": "passes", "limit": 5878200, "wall_seconds": 172800.0, "memory_mb": 16384},
     data=("wilds-poverty",),
-    grants=("real-inputs", "norm-layers", "batch-norm", "strong-augmentation", "domains"),
+    grants=("images", "norm-layers", "batch-norm", "strong-augmentation", "domains"),
     tags=("gpu", "wilds"),
     selection="validation",
     preset="wilds-poverty",
@@ -191,6 +191,13 @@ class WildsPoverty(WildsTask):
     def targets(self, outputs: Tensor) -> Tensor:
         """A teacher's numbers are what its student is to say."""
         return outputs
+
+    def pseudo_label_loss(self, outputs: Tensor, teacher: Tensor, threshold: float) -> Tensor:
+        """The squared error of all, as published: numbers come with no confidence, and no threshold applies."""
+        return F.mse_loss(outputs, teacher.detach())
+
+    def crop_view(self, inputs: Tensor, generator: torch.Generator, area: tuple[float, float], side: int = 0) -> Tensor:
+        return crop_view(inputs, generator, area, side)
 
     def score(self, logits: Array, labels: Array) -> Scores:
         """The official metrics of predictions (N, 1), and r by group."""

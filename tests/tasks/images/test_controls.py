@@ -21,7 +21,7 @@ from selfbench.methods.baselines.supervised import Supervised
 from selfbench.suite import registry
 from selfbench.suite.bundle import BundleFolder
 from selfbench.suite.errors import SelfbenchError
-from selfbench.suite.protocols.adaptation import Batch, LabeledBatch
+from selfbench.suite.protocols.adaptation import AdaptationTask, Batch, LabeledBatch
 from selfbench.tasks.images.digits_semi import DigitsSemi
 
 STEPS, RATIO, WEIGHT = 70, 3, 5.0
@@ -113,10 +113,10 @@ def controlled(name: str, labels: Tensor, patch: pytest.MonkeyPatch) -> Any:
         patch.setattr(cls, "_perturbed", lambda self, x, y, gamma: perturbed(self, x, due() if y is None else y, gamma))
     elif name in ("uda", "mean-teacher", "mutual-mean-teacher", "fst-deep", "fst-wide"):
         patch.setattr(cls, "setup", told)
+    elif hasattr(module, "weighted_cross_entropy"):
+        patch.setattr(module, "weighted_cross_entropy", lambda logits, *rest: F.cross_entropy(logits, due()))
     else:
-        names = [known for known in ("confident_cross_entropy", "weighted_cross_entropy") if hasattr(module, known)]
-        assert len(names) == 1
-        patch.setattr(module, names[0], lambda logits, *rest: F.cross_entropy(logits, due()))
+        patch.setattr(AdaptationTask, "pseudo_label_loss", lambda self, logits, *rest: F.cross_entropy(logits, due()))
     return cls(**{"ratio": RATIO, "weight": WEIGHT, **METHODS[name][0]})
 
 

@@ -7,7 +7,6 @@ four words of a class's own vocabulary among eight that all classes share.
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from selfbench.suite import registry
 from selfbench.suite.bundle import BundleFolder, write_bundle
 from selfbench.suite.data import Data
 from selfbench.suite.protocols.active import ActiveTask
+from selfbench.suite.protocols.adaptation import AdaptationTask
 from selfbench.suite.suites import misfit
 from selfbench.tasks.text import few_labels
 from selfbench.tasks.text.trec import TrecFew
@@ -108,9 +108,8 @@ def controlled(name: str, labels: Tensor, monkeypatch: pytest.MonkeyPatch) -> An
         return loss(self, labeled, unlabeled)  # type: ignore[no-any-return]
 
     monkeypatch.setattr(cls, "loss", watched)
-    module = importlib.import_module(str(entry.module))
     monkeypatch.setattr(
-        module, "confident_cross_entropy", lambda logits, *rest: F.cross_entropy(logits, labels[now[-1]])
+        AdaptationTask, "pseudo_label_loss", lambda self, logits, *rest: F.cross_entropy(logits, labels[now[-1]])
     )
     return cls(**METHODS[name][0])
 

@@ -192,3 +192,21 @@ def test_what_is_wrong_is_named(
     assert str(path.parent) in str(caught.value)
     assert expected in str(caught.value)
     assert "Unpack the published archive again" in str(caught.value)
+
+
+def test_pseudo_labels_of_several_labels_equal_a_loop(miniature: Miniature) -> None:
+    """Each label by itself: kept where max(p, 1 - p) >= tau; the mean is over all labels of all molecules."""
+    draw = torch.Generator().manual_seed(1)
+    logits = (2 * torch.randn(4, 6, dtype=torch.float64, generator=draw)).requires_grad_()
+    task = miniature(NAME)
+    total, kept = torch.zeros((), dtype=torch.float64), 0
+    for z in logits.flatten():
+        p = 1 / (1 + float(torch.exp(-z.detach())))
+        if max(p, 1 - p) >= 0.7:
+            total, kept = total + (F.softplus(-z) if p > 0.5 else F.softplus(z)), kept + 1
+    assert 0 < kept < 24
+    loss = task.pseudo_label_loss(logits, logits, 0.7)
+    assert loss.item() == pytest.approx(total.item() / 24, abs=1e-12)
+    own, expected = (torch.autograd.grad(value, logits)[0] for value in (loss, total / 24))
+    torch.testing.assert_close(own, expected, rtol=0, atol=1e-12)
+    assert torch.equal(task.targets(logits.detach()), (logits > 0).double())

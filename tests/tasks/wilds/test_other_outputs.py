@@ -22,7 +22,7 @@ from selfbench.suite.bundle import BundleFolder
 from selfbench.suite.data import Data
 from selfbench.suite.errors import DataMissing, MethodError
 from selfbench.tasks.wilds import compat
-from selfbench.tasks.wilds.boxes import DETECTIONS, Detector, check_boxes, faster_rcnn, padded
+from selfbench.tasks.wilds.boxes import DETECTIONS, NOTHING, Detector, check_boxes, faster_rcnn, padded
 from selfbench.tasks.wilds.py150 import NextToken
 from selfbench.tasks.wilds.task import OFFICIAL, WildsTask
 
@@ -276,3 +276,43 @@ def test_the_published_detector() -> None:
     net = faster_rcnn(side=64)
     # torchvision's with 91 classes has 41,755,286 parameters, frozen statistics apart; a class takes 5 x 1025.
     assert sum(parameter.numel() for parameter in net.parameters()) == 41_755_286 - 89 * 5 * 1025
+
+
+def test_a_detector_learns_from_its_own_sure_boxes(miniature: Miniature) -> None:
+    """Of three pictures one has two sure boxes, one has one, and one has none: it is left out."""
+    task = miniature("globalwheat")
+    found = torch.zeros(3, DETECTIONS, 6)
+    found[:, :3, :4] = torch.arange(36.0).view(3, 3, 4)
+    found[:, :3, 4] = torch.tensor([[0.9, 0.6, 0.1], [0.5, 0.4, 0.3], [0.2, 0.2, 0.1]])
+    found[:, :3, 5] = 1.0
+    boxes = task.targets(found)
+    assert boxes.shape == (3, DETECTIONS, 4)
+    assert (boxes[:, :, 0] >= 0).sum(dim=1).tolist() == [2, 1, 0]
+    assert torch.equal(boxes[0, :2], found[0, :2, :4])
+    assert bool((boxes[0, 2:] == NOTHING).all())
+
+    class Given(nn.Module):
+        """Finds the boxes above; its loss is the mean of pictures and boxes, so that what it was given shows."""
+
+        def forward(self, images: torch.Tensor, targets: torch.Tensor | None = None) -> torch.Tensor:
+            if targets is None:
+                return found
+            self.given = images, targets
+            return images.mean()
+
+    model, images = Given(), torch.rand(3, 3, 4, 4, requires_grad=True)
+    loss = task.self_supervised(model, images, 0.5)
+    assert torch.equal(model.given[0], images[:2])
+    assert torch.equal(model.given[1], boxes[:2])
+    assert loss.item() == pytest.approx(3 / 9 * images[:2].mean().item())
+    assert loss.requires_grad
+    assert task.self_supervised(model, images, 0.95).item() == 0.0
+
+
+def test_boxes_that_are_all_unsure_leave_the_labelled_loss(at_home: Path, miniature: Miniature) -> None:
+    task = miniature("globalwheat")
+    model = task.model()
+    pictures, boxes = torch.rand(2, 3, 16, 16), torch.tensor([[[1.0, 1, 9, 9]], [[2.0, 2, 8, 8]]]).repeat(1, 2, 1)
+    total = task.supervised(model, pictures, boxes) + task.self_supervised(model, pictures, 0.95)
+    total.backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())

@@ -18,7 +18,15 @@ from selfbench.suite.data import Data
 from selfbench.suite.errors import DataMissing, MethodError
 from selfbench.suite.suites import misfit
 from selfbench.tasks.wilds import compat
-from selfbench.tasks.wilds.multispectral_views import hide_square, move, recolour, strong_view, weak_view
+from selfbench.tasks.wilds.multispectral_views import (
+    blur,
+    crop_view,
+    hide_square,
+    move,
+    recolour,
+    strong_view,
+    weak_view,
+)
 from selfbench.tasks.wilds.poverty import FOLDS, WildsPoverty
 from selfbench.tasks.wilds.task import OFFICIAL, WildsTask
 
@@ -115,11 +123,58 @@ def test_a_run_and_its_files(at_home: Path, bundles: Bundles, miniature: Miniatu
 def test_methods_for_classes_do_not_fit() -> None:
     task = registry.get("task", "wilds-poverty")
     fitting = {name for name, method in registry.entries("method").items() if not misfit(method, task)}
-    assert {"supervised", "erm", "erm-augment"} <= fitting
-    reason = misfit(registry.get("method", "fixmatch"), task)
+    assert {"supervised", "erm", "erm-augment", "fixmatch", "noisy-student", "swav"} <= fitting
+    reason = misfit(registry.get("method", "flexmatch"), task)
     assert (
-        reason == "method 'fixmatch' works on models that return classes, that of task 'wilds-poverty' returns numbers."
+        reason
+        == "method 'flexmatch' works on models that return classes, that of task 'wilds-poverty' returns numbers."
     )
+
+
+def test_numbers_of_the_weak_view_are_targets_whatever_the_threshold(
+    at_home: Path, bundles: Bundles, miniature: Miniature
+) -> None:
+    """FixMatch as published on numbers: MSE(f(A(x)), y) + MSE(f(A(u)), f(a(u))), the latter without a gradient."""
+    task = miniature("poverty")
+    outputs, teacher = (torch.randn(5, 1, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    for threshold in (0.0, 1.0):
+        loss = task.pseudo_label_loss(outputs, teacher, threshold)
+        slow = sum((outputs[row, 0] - teacher[row, 0].item()) ** 2 for row in range(5)) / 5
+        assert loss.item() == pytest.approx(slow.item(), abs=1e-12)
+        own, none = torch.autograd.grad(loss, (outputs, teacher), allow_unused=True)
+        assert none is None
+        torch.testing.assert_close(own, torch.autograd.grad(slow, outputs)[0], rtol=0, atol=1e-12)
+
+
+def slow_blur(picture: np.ndarray, sigma: float) -> np.ndarray:
+    """(C, H, W), pixel by pixel."""
+    taps = np.arange(-11, 12)
+    weights = np.exp(-0.5 * (taps / sigma) ** 2) / np.exp(-0.5 * (taps / sigma) ** 2).sum()
+    for axis in (1, 2):
+        padded = np.pad(picture, [(11, 11) if at == axis else (0, 0) for at in range(3)], mode="edge")
+        n = picture.shape[axis]
+        picture = sum(w * np.take(padded, range(k, k + n), axis=axis) for k, w in enumerate(weights))
+    return picture
+
+
+def test_crops_are_blurred_and_changed_each_by_itself() -> None:
+    draw = torch.Generator().manual_seed(0)
+    pictures = torch.randn(40, 8, 14, 14, generator=draw, dtype=torch.float64)
+    sigma = torch.linspace(0.1, 2.0, 40, dtype=torch.float64)
+    blurred = blur(pictures, sigma)
+    for row in (0, 17, 39):
+        expected = slow_blur(pictures[row].numpy(), float(sigma[row]))
+        np.testing.assert_allclose(blurred[row].numpy(), expected, atol=1e-12)
+    first, same, other = (crop_view(pictures, torch.Generator().manual_seed(s), (0.05, 0.14), 8) for s in (1, 1, 2))
+    assert first.shape == (40, 8, 8, 8)
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+    # Bands that are no colours keep a constant value, whatever is cropped, blurred or coloured; colours do not.
+    flat = torch.full((40, 8, 14, 14), 0.3, dtype=torch.float64)
+    seen = crop_view(flat, torch.Generator().manual_seed(3), (0.14, 1.0))
+    assert torch.allclose(seen[:, 3:], flat[:, 3:])
+    changed = ((seen[:, :3] - 0.3).abs() > 1e-3).flatten(1).any(dim=1).float().mean()
+    assert 0.6 < float(changed) < 1.0
 
 
 @pytest.mark.parametrize("damage", ["torn", "shape", "nan", "gone"])
