@@ -149,7 +149,8 @@ class WildsGlobalWheat(WildsImages):
         chosen = kept.any(dim=1)
         if not chosen.any():
             return inputs.new_zeros(())
-        return kept.sum() / all_found.sum() * self.supervised(model, inputs[chosen], boxes[chosen])
+        loss: Tensor = kept.sum() / all_found.sum() * self.supervised(model, inputs[chosen], boxes[chosen])
+        return loss
 
     def sealed(self, outputs: Any, n: int, owner: str) -> Tensor:
         if not isinstance(outputs, Tensor) or outputs.shape != (n, DETECTIONS, 6):

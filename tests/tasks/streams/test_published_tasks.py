@@ -9,7 +9,7 @@ import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -241,6 +241,16 @@ SHORT = {
     "vida-pretrained": {"pretrain_steps": 2, "source_batch": 10, "high_rank": 16},
 }
 """Every stream method that needs more of the source than its weights, made short."""
+SMALL: dict[str, dict[str, Any]] = {"memo": {"views": 4}, "cotta": {"views": 4}, "visual-prompt": {"side": 4}}
+"""Methods that take many views, or a prompt larger than a miniature's pictures: less of it."""
+
+OTHERS = [
+    entry.name
+    for entry in registry.entries("method").values()
+    if registry.PACKAGE / "methods" in entry.file.parents
+    and entry.protocol == "stream"
+    and not set(SOURCE_PARTS) & set(entry.options["needs"])
+]
 
 
 def test_no_stream_method_with_source_data_is_left_out() -> None:
@@ -255,8 +265,20 @@ def run_short(
     """The method with the preset of the task, made short."""
     entry, options = registry.get("method", name), type(task).__selfbench__  # type: ignore[attr-defined]
     assert not misfit(entry, registry.get("task", options["name"]))
-    method = entry.load()(**entry.params(SHORT[name], options["preset"]))
+    method = entry.load()(**entry.params({**SHORT, **SMALL}.get(name), options["preset"]))
     return play(method, task, folder, limit=1e6, source=source)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_every_other_method_runs_on_cifar_c(
+    cifar: tuple[Data, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, play: Callable[..., Outcome],
+    name: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(cifar_c, "BATCH_SIZE", 50)
+    task = cifar_c.Cifar10CContinual()
+    outcome = run_short(name, task, built(task, cifar[0], tmp_path), [], play)
+    assert (outcome.n, len(outcome.groups["error"])) == (150, 15)
+    assert np.isfinite(outcome.metrics["nll"])
 
 
 def test_source_data_of_cifar_c_are_the_training_images(
@@ -423,6 +445,16 @@ def test_methods_with_source_data_run_on_imagenet(
     posterior = posterior_of(task, folder, source, tmp_path)
     for name in SHORT:
         assert run_short(name, task, folder, [source, posterior], play).n == 30
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_every_other_method_runs_on_imagenet(
+    imagenet_folder: tuple[Data, dict[str, np.ndarray]], tmp_path: Path, play: Callable[..., Outcome], name: str
+) -> None:
+    task = imagenet.ImageNetC5kReset()
+    outcome = run_short(name, task, built(task, imagenet_folder[0], tmp_path), [], play)
+    assert (outcome.n, len(outcome.groups["error"])) == (30, 15)
+    assert np.isfinite(outcome.metrics["nll"])
 
 
 def test_source_data_of_imagenet_are_never_validation_images(
