@@ -29,7 +29,7 @@ from .places import cache_folder
 from .record import Record
 from .spec import RunSpec, canonical
 
-INDEX_VERSION = 3
+INDEX_VERSION = 4
 _PARALLEL_FROM = 2000
 _CHUNK = 512
 _SCHEMA = """
@@ -39,7 +39,7 @@ create table runs (
     seed integer, budget text, selection text, device text, precision text, threads integer, status text,
     "primary" text, value real, n integer, budget_used_up integer, passes real, tokens integer, seconds real,
     gpu_seconds real, memory_mb real, gpu_memory_mb real,
-    bundle text
+    bundle text, data_facts text
 );
 create table bodies (path text primary key, run_id text, body blob);
 create index by_task on runs (task, method, seed, run_id);
@@ -58,7 +58,7 @@ class Summary(NamedTuple):
     """What the board needs of one record: one line of the index, in the order of its columns.
 
     `params` and `budget` are canonical JSON, `value` is the primary metric, memory is in MiB, `bundle` the digest of
-    data and source weights.
+    data and source weights, `data_facts` the facts of the data as canonical JSON, empty without any.
     """
 
     run_id: str
@@ -85,6 +85,7 @@ class Summary(NamedTuple):
     memory_mb: float
     gpu_memory_mb: float
     bundle: str = ""
+    data_facts: str = ""
 
 
 _COLUMNS = ", ".join(f'"{name}"' for name in Summary._fields)
@@ -374,4 +375,5 @@ def _summary(record: Record) -> Summary:
         memory_mb=cost.peak_memory_mb,
         gpu_memory_mb=cost.peak_gpu_memory_mb,
         bundle=record.provenance.bundle_sha256,
+        data_facts=canonical(record.data_facts).decode() if record.data_facts else "",
     )

@@ -116,12 +116,6 @@ def tokens(board: TaskBoard, records: Records) -> list[tuple[Score, tuple[float 
     return rows if any(values[0] for _, values in rows) else []
 
 
-def data_facts(records: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """The facts of the data in the newest of the records that say any; earlier ones did not."""
-    said = [record for record in records if record.get("data_facts")]
-    return dict(max(said, key=lambda record: record["provenance"]["created"])["data_facts"]) if said else {}
-
-
 def other_metrics(board: TaskBoard, records: Records) -> OtherMetrics | None:
     """What the records hold beside the primary metric, or None where that is nothing.
 

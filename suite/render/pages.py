@@ -61,11 +61,16 @@ class TaskView:
     boards: tuple[tuple[SuiteBoard, TaskBoard], ...]
     loose: tuple[TaskBoard, ...]
 
+    @cached_property
+    def summaries(self) -> tuple[Summary, ...]:
+        """Finished or failed runs, each once."""
+        every = [*(board for _, board in self.boards), *self.loose]
+        runs = (o.run for b in every for s in b.scores for o in s.row.outcomes if o.status != "missing")
+        return tuple({run.run_id: run for run in runs}.values())
+
     @property
     def runs(self) -> int:
-        """Finished or failed runs, each counted once."""
-        every = [*(board for _, board in self.boards), *self.loose]
-        return len({o.run.run_id for b in every for s in b.scores for o in s.row.outcomes if o.status != "missing"})
+        return len(self.summaries)
 
 
 class Place(NamedTuple):
@@ -155,7 +160,7 @@ class Pages:
         ]
         path, known = f"tasks/{name}.html", self._references(task)
         prepared = max((section["prepared"] for section in sections), default=0.0)
-        shared = {name: number for section in sections for name, number in section["data_facts"].items()}
+        said = [self._facts_of_data[run.bundle] for run in task.summaries if run.bundle in self._facts_of_data]
         yield self._page(
             path,
             "task.html",
@@ -165,16 +170,17 @@ class Pages:
             doc=paragraphs(task.entry),
             references=known,
             prepared=prepared,
-            data_facts=sentences(shared or self._facts_of_loose(task)),
+            data_facts=sentences(said[-1] if said else {}),
         )
         boards = [*(board for _, board in task.boards), *task.loose]
         yield Page(f"data/task-{name}.csv", boards_csv(boards))
         yield Page(f"data/task-{name}.json", json_text([board_data(board) for board in boards]))
 
-    def _facts_of_loose(self, task: TaskView) -> dict[str, float]:
-        """The facts of the data that the runs outside of all suites say."""
-        wanted = [run for board in task.loose for run in details.wanted(board)]
-        return details.data_facts(map(from_json, read_bodies(self.index, wanted).values()))
+    @cached_property
+    def _facts_of_data(self) -> dict[str, dict[str, float]]:
+        """Digest of data -> what is said of it by records on it, of any task: earlier ones said nothing."""
+        runs = (run for task in self.tasks for run in task.summaries if run.data_facts)
+        return {run.bundle: from_json(run.data_facts) for run in runs}
 
     def _references(self, task: TaskView) -> list[references.PanelPlots]:
         """The plots of the task's family beside what is known of it; none where the task declares none."""
@@ -211,7 +217,6 @@ class Pages:
             "span": span,
             "over_labels": labels,
             "prepared": max((r["cost"].get("preparation_seconds", 0.0) for r in records.values()), default=0.0),
-            "data_facts": details.data_facts(records.values()),
             "heat": details.heat(board, records, metric),
             "tokens": details.tokens(board, records),
             "others": details.other_metrics(board, records),

@@ -9,6 +9,7 @@ from selfbench.suite.board.catalogue import Catalogue
 from selfbench.suite.data_facts import DATA_FACTS, data_facts, sentences
 from selfbench.suite.record import Record, decode, encode
 from selfbench.suite.render import build_site
+from selfbench.suite.spec import TaskRef
 from selfbench.suite.store import Store
 
 
@@ -56,11 +57,15 @@ def test_a_task_with_overlap_says_so_in_record_and_page(campaign, tmp_path: Path
     assert "<li>11 training texts are also test texts; left out of the training part</li>" in page
     assert "<li>0 training texts repeat another one</li>" in page
 
-    # A record of before the field is as valid, and its page says nothing.
-    old = tmp_path / "old"
+    # A record of before the field is as valid, and its page says nothing until another one on the same data does.
+    store = Store(tmp_path / "other")
     data = record.model_dump(mode="json")
     del data["data_facts"]
     before = Record.model_validate(data)
     assert before.data_facts == {}
-    Store(old).write(before)
-    assert "Shared and repeated" not in page_of(Store(old), tmp_path / "old-site", "toy-adaptation", catalogue)
+    store.write(before)
+    assert "Shared and repeated" not in page_of(store, tmp_path / "one", "toy-adaptation", catalogue)
+    spec = record.spec.model_copy(update={"task": TaskRef(name="toy-active", version="1")})
+    store.write(record.model_copy(update={"spec": spec, "run_id": spec.run_id}))
+    for task in ("toy-adaptation", "toy-active"):
+        assert "<li>11 training texts are also" in page_of(store, tmp_path / "two", task, catalogue)
