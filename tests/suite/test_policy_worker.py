@@ -62,6 +62,11 @@ def test_a_record_of_a_policy(campaign) -> None:
     assert record.curve[1].values["accuracy"] > record.curve[0].values["accuracy"]
     assert record.metrics["accuracy"] == record.curve[1].values["accuracy"]
     assert 0 < record.curve[1].values["tokens"] < record.cost.tokens <= 150_000
+    generated, scored, trained = record.cost.tokens_apart
+    assert generated + scored + trained == record.cost.tokens
+    assert (generated > 0, scored, trained > 0) == (True, 0, True), "rest-em scores nothing"
+    assert 0 < record.metrics["response_parse_rate"] <= 1
+    assert 0 < record.diagnostics["own_parse_rate"] <= 1
     assert record.cost.labels == 300
     assert record.diagnostics["label_precision"] == 1.0
     assert record.provenance.packages.keys() == {"numpy", "torch", "transformers"}
