@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -126,6 +127,15 @@ STREAM_PLAN = {
 }
 """Five batches, the last one short."""
 
+RETURNING_PLAN = {
+    "indices": np.concatenate([np.arange(18), np.arange(18), np.arange(18, 40)]),
+    "cuts": np.array([0, 9, 18, 27, 36, 45, 54, 58]),
+    "resets": np.array([2, 4]),
+    "after": np.arange(12),
+    "after_cuts": np.array([0, 9, 12]),
+}
+"""Seven batches: two, the same again after a reset, three more after another one; then images that teach nothing."""
+
 
 class Stopped(Exception):
     """The run was killed, right after a checkpoint."""
@@ -133,14 +143,18 @@ class Stopped(Exception):
 
 @dataclass
 class StoppingContext(Context):
-    """A context whose run dies after `stop_after` checkpoints."""
+    """A context whose run dies after `stop_after` checkpoints; with `keep`, number n stays as `keep`/n."""
 
     stop_after: int = 0
     saved: int = 0
+    keep: Path | None = None
 
     def save_checkpoint(self, state: Any, step: int) -> None:
         super().save_checkpoint(state, step)
         self.saved += 1
+        if self.keep is not None:
+            (self.keep / str(self.saved)).mkdir()
+            shutil.copy(self.work / "checkpoint.pt", self.keep / str(self.saved))
         if self.saved == self.stop_after:
             raise Stopped
 
@@ -344,18 +358,19 @@ def stream(tmp_path: Path, images: Tensor) -> Callable[..., Result]:
 
     def run(
         method: Any, norm: Callable[[int], nn.Module] = nn.BatchNorm2d, limit: float = 1e6,
-        stop_after: int | None = None, checkpoints: float = 1e9,
+        stop_after: int | None = None, checkpoints: float = 1e9, plan: dict[str, Any] = STREAM_PLAN,
+        folder: Path = tmp_path, keep: Path | None = None, task: TinyStream | None = None,
     ) -> Result:  # fmt: skip
         spec = _spec(limit)
         meter = Meter(spec.budget, "tested")
         result = Result(method, meter.counts)
         with _scorer(result) as end:
-            context = StoppingContext(spec, torch.device("cpu"), Wire(end), tmp_path, checkpoints)
-            context.stop_after = stop_after or 0
+            context = StoppingContext(spec, torch.device("cpu"), Wire(end), folder, checkpoints)
+            context.stop_after, context.keep = stop_after or 0, keep
             with contextlib.suppress(Stopped):
                 run_stream(
-                    method, TinyStream(norm), stream_data(images, ImageNet(norm)), ImageNet(norm).state_dict(),
-                    STREAM_PLAN, meter, context, type(method).__selfbench__["needs"],
+                    method, task or TinyStream(norm), stream_data(images, ImageNet(norm)),
+                    ImageNet(norm).state_dict(), plan, meter, context, type(method).__selfbench__["needs"],
                 )  # fmt: skip
         result.counts = meter.counts
         return result
