@@ -34,7 +34,7 @@ from selfbench.suite.scoring import score_classification
 from selfbench.suite.spec import Budget, MethodRef, RunSpec, TaskRef
 from selfbench.suite.store import Store
 from selfbench.suite.suites import expand, misfit
-from selfbench.suite.wire import Wire
+from selfbench.suite.wire import Message, Wire
 
 
 class Played(NamedTuple):
@@ -215,6 +215,102 @@ def test_when_the_budget_ends_the_predictor_as_it_stands_does_the_rest(play: Pla
                 model[-1].bias += 0.1
         wrong.append(guess != labels[start:stop])
     assert played.outcome.metrics["error"] == np.concatenate(wrong).mean()
+
+
+def returning(stream: Stream, resets: tuple[int, ...], after: int) -> Any:
+    """The toy stream's task with resets before batches, and its first `after` images shown once more at the end."""
+    task = registry.get("task", "toy-stream").load()()
+    task.stream = lambda bundle, seed: dataclasses.replace(
+        stream, resets=np.array(resets, np.int64), after=np.arange(after)
+    )
+    return task
+
+
+def drifting(log: list[tuple[int, float]]) -> StreamMethod:
+    """Lifts another class with every batch; notes in `log`, which no reset reaches, its count of batches and a draw."""
+
+    @dataclass
+    class Drifting(StreamMethod):
+        def setup(self, model: nn.Module, source: Any) -> None:
+            self.model, self.generator, self.batches = model, source.generator, 0
+
+        def predict(self, images: Tensor) -> Tensor:
+            log.append((self.batches, float(torch.rand((), generator=self.generator))))
+            self.batches += 1
+            with torch.no_grad():
+                self.model[-1].bias[self.batches % 3] += 1.0
+            return self.model(images)
+
+    return Drifting()
+
+
+def test_before_the_batches_named_resets_a_method_is_back_at_its_start(play: Play) -> None:
+    task, stream, public, model, labels = stream_of()
+    total, log = len(stream.cuts) - 1, []
+    played = play(drifting(log), "toy-stream", task=returning(stream, (3, 4, 10), after=0))
+    expected = [*range(3), 0, *range(6), *range(total - 10)]
+    assert [count for count, _ in log] == expected
+    assert len({draw for _, draw in log}) == total, "its random numbers go on"
+    wrong = []
+    for count, start, stop in zip(expected, stream.cuts[:-1], stream.cuts[1:], strict=True):
+        lifted = torch.tensor([float(sum(batch % 3 == k for batch in range(1, count + 2))) for k in range(3)])
+        with torch.no_grad():
+            guess = (model(task.images(public, stream.indices[start:stop])) + lifted).argmax(1).numpy()
+        wrong.append(guess != labels[start:stop])
+    assert played.outcome.metrics["error"] == np.concatenate(wrong).mean()
+    log.clear()
+    plain = play(drifting(log), "toy-stream", task=returning(stream, (), after=0))
+    assert [count for count, _ in log] == list(range(total))
+    assert plain.outcome.metrics["error"] != played.outcome.metrics["error"]
+
+
+def test_images_after_the_stream_are_scored_apart_and_teach_nothing(play: Play) -> None:
+    task, stream, public, _, _ = stream_of()
+    labels = np.asarray(build(registry.get("task", "toy-stream")).private()["labels"])
+    log, other = [], []
+    method = drifting(log)
+    with_after = play(method, "toy-stream", task=returning(stream, (), after=130))
+    without = play(drifting(other), "toy-stream")
+    assert log == other, "they are predicted by `predictor`, not by `predict`"
+    assert with_after.counts.passes == without.counts.passes, "off the meter"
+    with torch.no_grad():
+        guess = method.model(task.images(public, np.arange(130))).argmax(1).numpy()
+    clean = with_after.outcome.metrics.pop("clean_error")
+    assert clean == (guess != labels[:130]).mean()
+    assert 0 < clean < 1
+    assert with_after.outcome.metrics == without.outcome.metrics
+    assert with_after.outcome.groups == without.outcome.groups
+    assert with_after.outcome.curve == without.outcome.curve
+    assert with_after.outcome.n == without.outcome.n == len(stream.indices)
+    assert with_after.outcome.predictions_sha256 != without.outcome.predictions_sha256
+
+
+def test_a_method_that_ends_before_the_images_after_the_stream_is_refused(tmp_path: Path) -> None:
+    _, stream, _, _, _ = stream_of()
+    task = returning(stream, (), after=60)
+    entry = registry.get("task", "toy-stream")
+    spec = expand(tasks=["toy-stream"], methods=["source"], seeds=[0])[0]
+    scorer = make_scorer(task, build(entry), spec, tmp_path)
+    plan = scorer.plan()
+    assert plan["after_cuts"].tolist() == [0, 50, 60]
+    sizes = [*np.diff(plan["cuts"]), *np.diff(plan["after_cuts"])]
+    for batch, size in enumerate(sizes[:-1]):
+        scorer.handle(Message("seal", {}, {"step": np.array([batch]), "logits": np.eye(3)[np.zeros(size, int)]}), None)
+    with pytest.raises(MethodError, match="ended before the stream did"):
+        scorer.outcome()
+    with pytest.raises(MethodError, match=r"shape \(9, 3\)"):
+        scorer.handle(Message("seal", {}, {"step": np.array([len(sizes) - 1]), "logits": np.zeros((9, 3))}), None)
+    scorer.handle(Message("seal", {}, {"step": np.array([len(sizes) - 1]), "logits": np.zeros((10, 3))}), None)
+    labels = np.asarray(build(entry).private()["labels"])
+    assert scorer.outcome().metrics["clean_error"] == (labels[:60] != 0).mean()
+
+
+@pytest.mark.parametrize("resets", [(0,), (24,), (-1, 3)])
+def test_a_reset_comes_before_a_batch_from_the_second_on(resets: tuple[int, ...]) -> None:
+    _, stream, _, _, _ = stream_of()
+    assert len(stream.cuts) - 1 == 24
+    with pytest.raises(ValueError, match="resets are batches of the stream from 1"):
+        dataclasses.replace(stream, resets=np.array(resets))
 
 
 def test_a_budget_that_ends_in_setup_is_an_error_with_the_methods_name(play: Play) -> None:
