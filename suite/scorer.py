@@ -25,7 +25,7 @@ from .protocols.adaptation import EVALUATED, AdaptationTask, Split
 from .protocols.policy import PolicyTask
 from .protocols.stream import StreamTask
 from .record import Point
-from .scoring import Scores
+from .scoring import Scores, label_correlation
 from .seeds import rng
 from .selection import RULES, chosen_point
 from .spec import RunSpec
@@ -116,7 +116,8 @@ class StreamScorer:
             for start, stop in itertools.pairwise(edges)
         ]
         digest = hashlib.sha256(self._logits.tobytes()).hexdigest()
-        return Outcome(metrics, scores.groups, scores.n, curve, digest)
+        diagnostics = {"label_correlation": label_correlation(self._labels[:n])}
+        return Outcome(metrics, scores.groups, scores.n, curve, digest, diagnostics)
 
 
 class AdaptationScorer:

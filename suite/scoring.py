@@ -61,6 +61,20 @@ def score_classification(
     return Scores(metrics, n, groups)
 
 
+def label_correlation(labels: Array) -> float:
+    """How often neighbours in a stream share their class, less how often they would in a plain shuffle.
+
+    `labels` (N,) in the stream's order. About 0 for a shuffled stream, near 1 minus the sum of squared class shares for
+    a sorted one. Stands in every record of a stream and on its task's page: batch statistics live or die by it.
+    """
+    n = len(labels)
+    if n < 2:
+        return 0.0
+    _, counts = np.unique(labels, return_counts=True)
+    expected = float((counts * (counts - 1)).sum() / (n * (n - 1)))
+    return float((labels[1:] == labels[:-1]).mean()) - expected
+
+
 def _ece(confidence: Array, correct: Array) -> float:
     bins = np.minimum((confidence * ECE_BINS).astype(np.int64), ECE_BINS - 1)
     claimed = np.bincount(bins, weights=confidence, minlength=ECE_BINS)

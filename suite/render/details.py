@@ -116,6 +116,13 @@ def tokens(board: TaskBoard, records: Records) -> list[tuple[Score, tuple[float 
     return rows if any(values[0] for _, values in rows) else []
 
 
+def label_correlation(records: Iterable[Mapping[str, Any]]) -> float | None:
+    """Of a stream, the mean over the records that say it; None where none does, as earlier ones did not."""
+    said = [record["diagnostics"]["label_correlation"] for record in records
+            if "label_correlation" in record["diagnostics"]]  # fmt: skip
+    return float(np.mean(said)) if said else None
+
+
 def other_metrics(board: TaskBoard, records: Records) -> OtherMetrics | None:
     """What the records hold beside the primary metric, or None where that is nothing.
 

@@ -171,10 +171,19 @@ class Pages:
             references=known,
             prepared=prepared,
             data_facts=sentences(said[-1] if said else {}),
+            correlation=self._correlation(task, sections),
         )
         boards = [*(board for _, board in task.boards), *task.loose]
         yield Page(f"data/task-{name}.csv", boards_csv(boards))
         yield Page(f"data/task-{name}.json", json_text([board_data(board) for board in boards]))
+
+    def _correlation(self, task: TaskView, sections: Sequence[Mapping[str, Any]]) -> float | None:
+        """The label correlation of a stream, as runs in suites say it, or those outside of all."""
+        said = [section["correlation"] for section in sections if section["correlation"] is not None]
+        if said or self.catalogue.protocol(task.name) != "stream":
+            return said[0] if said else None
+        wanted = [run for board in task.loose for run in details.wanted(board)]
+        return details.label_correlation(map(from_json, read_bodies(self.index, wanted).values()))
 
     @cached_property
     def _facts_of_data(self) -> dict[str, dict[str, float]]:
@@ -217,6 +226,7 @@ class Pages:
             "span": span,
             "over_labels": labels,
             "prepared": max((r["cost"].get("preparation_seconds", 0.0) for r in records.values()), default=0.0),
+            "correlation": details.label_correlation(records.values()),
             "heat": details.heat(board, records, metric),
             "tokens": details.tokens(board, records),
             "others": details.other_metrics(board, records),

@@ -106,20 +106,6 @@ def gradual(ladders: Sequence[Sequence[Domain]], rng: np.random.Generator, batch
     return _joined(steps, [rng.permutation(step.indices) for step in steps], batch_size)
 
 
-def label_correlation(stream: Stream, labels: Array) -> float:
-    """How often neighbours in the stream share their class, less how often they would in a plain shuffle.
-
-    `labels` (N,) in stream order. About 0 for a shuffled stream, near 1 minus the sum of squared class shares for a
-    sorted one; printed with every task, since batch statistics live or die by it.
-    """
-    if len(labels) < 2:
-        return 0.0
-    _, counts = np.unique(labels, return_counts=True)
-    n = len(stream.indices)
-    expected = float((counts * (counts - 1)).sum() / (n * (n - 1)))
-    return float((labels[1:] == labels[:-1]).mean()) - expected
-
-
 def _joined(domains: Sequence[Domain], parts: Sequence[Array], batch_size: int) -> Stream:
     members = np.repeat(np.arange(len(domains)), [len(part) for part in parts])
     return _stream(np.concatenate(parts), members, domains, batch_size)

@@ -46,6 +46,20 @@ def page_of(store: Store, folder: Path, task: str, catalogue: Catalogue) -> str:
     return (folder / "tasks" / f"{task}.html").read_text(encoding="utf-8")
 
 
+def test_the_label_correlation_of_a_stream_stands_in_record_and_page(campaign, tmp_path: Path) -> None:
+    first, second = campaign("toy-stream", "source", seeds=(0, 1)).finished
+    found = [record.diagnostics["label_correlation"] for record in (first, second)]
+    assert all(abs(value) < 0.1 for value in found)
+    assert found[0] != found[1], "that of the run's own order"
+    catalogue = Catalogue.registered()
+    page = page_of(Store(tmp_path / "results"), tmp_path / "site", "toy-stream", catalogue)
+    assert f"<dt>Label correlation</dt><dd>{sum(found) / 2:.2f}: " in page
+
+    old = tmp_path / "old"
+    Store(old).write(Record.model_validate(first.model_dump(mode="json") | {"diagnostics": {}}))
+    assert "Label correlation" not in page_of(Store(old), tmp_path / "old-site", "toy-stream", catalogue)
+
+
 def test_a_task_with_overlap_says_so_in_record_and_page(campaign, tmp_path: Path) -> None:
     [record] = campaign("toy-adaptation", "supervised").finished
     assert record.data_facts == {"train_in_test": 11, "train_repeats": 0}

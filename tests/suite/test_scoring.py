@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from selfbench.suite.scoring import ECE_BINS, log_softmax, score_classification
+from selfbench.suite.scoring import ECE_BINS, label_correlation, log_softmax, score_classification
 
 P = np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.3, 0.3, 0.4], [0.05, 0.05, 0.9]])
 LABELS = np.array([0, 2, 2, 2])
@@ -25,6 +25,13 @@ def test_numbers_worked_out_by_hand() -> None:
     assert scores.metrics["ece"] == pytest.approx((0.3 + 0.8 + 0.6 + 0.1) / 4)
     assert scores.groups == {}
     assert "worst_group_error" not in scores.metrics
+
+
+def test_label_correlation_worked_out_by_hand() -> None:
+    # Three of five neighbours share their class; of the 15 pairs of images 4 do, whatever the order.
+    assert label_correlation(np.array([0, 0, 0, 1, 2, 2])) == pytest.approx(3 / 5 - 4 / 15)
+    assert label_correlation(np.array([0, 1, 0, 1])) == pytest.approx(0 - 2 / 6)
+    assert label_correlation(np.array([4])) == 0.0
 
 
 def test_ece_averages_within_a_bin() -> None:

@@ -20,11 +20,11 @@ from selfbench.suite.errors import DataMissing
 from selfbench.suite.places import data_folder
 from selfbench.suite.pretrain import check_gate
 from selfbench.suite.protocols.stream import StreamTask
+from selfbench.suite.scoring import label_correlation
 from selfbench.tasks.streams import cifar10_jpeg_c as module
 from selfbench.tasks.streams.cifar10_jpeg_c import BASE, FEW, STEP, Cifar10JpegCContinual
 from selfbench.tasks.streams.cifar10_jpeg_c_gn import Cifar10JpegCGNContinual
 from selfbench.tasks.streams.common_corruptions import FROST_PICTURES, NAMES, corrupt
-from selfbench.tasks.streams.orders import label_correlation
 from selfbench.tasks.streams.posterior import swag_diagonal
 from selfbench.tasks.streams.source_models import RESNET20
 
@@ -99,7 +99,7 @@ def test_orders_have_the_correlation_of_their_names(bare: BundleFolder) -> None:
     found = {}
     for order in ("continual", "mixed", "class-sorted", "correlated"):
         stream = task_of(f"cifar10-jpeg-c-{order}").stream(bare, 0)
-        found[order] = label_correlation(stream, bare.private()["labels"][stream.indices])
+        found[order] = label_correlation(bare.private()["labels"][stream.indices])
     assert abs(found["continual"]) < 0.02
     assert abs(found["mixed"]) < 0.02
     assert found["class-sorted"] > 0.88
