@@ -36,6 +36,7 @@ class Tent(StreamMethod):
         "cifar10": {"lr": 1e-3, "optimizer": "adam"},
         "cifar100": {"lr": 1e-3, "optimizer": "adam"},
         "imagenet": {"lr": 2.5e-4, "optimizer": "sgd"},
+        "domainnet126": {"lr": 2.5e-4, "optimizer": "sgd"},
     }
 
     lr: float = hyper(1e-3, low=1e-5, high=1e-1, log=True, help="learning rate")

@@ -41,7 +41,8 @@ class EuroSat(FewLabels):
 
     As in USB (Wang et al. 2022, arXiv:2208.07204), the first 80 % of each class, sorted by file name, are for training
     and the others, 5,400, are the test images; views are mirrored along both axes. Other than there, where a vision
-    transformer starts from pre-trained weights, the network starts from scratch: numbers are not those of USB's table.
+    transformer starts from pre-trained weights, the network starts from scratch: numbers are not those of USB's table,
+    and methods take their defaults, since nobody has published hyper-parameters for this network here.
     """
 
     n_classes: ClassVar[int] = 10
@@ -89,7 +90,6 @@ class EuroSat(FewLabels):
     grants=("images", "norm-layers", "batch-norm", "strong-augmentation", "oracle-labels"),
     tags=("gpu",),
     bundle="eurosat-few",
-    preset="eurosat",
 )
 class EuroSatFew20(EuroSat):
     """20 labelled and 20 validation images."""
@@ -109,7 +109,6 @@ class EuroSatFew20(EuroSat):
     grants=("images", "norm-layers", "batch-norm", "strong-augmentation", "oracle-labels"),
     tags=("gpu",),
     bundle="eurosat-few",
-    preset="eurosat",
 )
 class EuroSatFew40(EuroSat):
     """40 labelled and 40 validation images."""

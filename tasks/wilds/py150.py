@@ -40,7 +40,6 @@ _KINDS = 7
     grants=("norm-layers", "domains"),
     tags=("gpu", "wilds"),
     selection="validation",
-    preset="wilds-py150",
     outputs="tokens",
 )
 class WildsPy150(WildsTask):

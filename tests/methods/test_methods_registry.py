@@ -59,3 +59,9 @@ def test_paper_needs_and_summary_are_well_formed(entry: Entry) -> None:
     assert set(entry.options["needs"]) <= NEEDS.keys()
     assert entry.summary.endswith(".")
     assert len(entry.summary) <= 110
+
+
+def test_a_preset_that_a_task_names_belongs_to_a_method() -> None:
+    named = {entry.options["preset"]: entry.name for entry in entries("task").values() if entry.options["preset"]}
+    published = {preset for entry in OURS.values() for preset in entry.presets}
+    assert named.keys() <= published, [named[preset] for preset in named.keys() - published]

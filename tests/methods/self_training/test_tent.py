@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from selfbench.methods.common.losses import entropy
 from selfbench.methods.self_training.norm import Norm
 from selfbench.methods.self_training.tent import Tent
+from selfbench.suite import registry
 from selfbench.suite.errors import UsageError
 from selfbench.suite.protocols.stream import Source
 
@@ -136,3 +137,17 @@ def test_only_scales_and_shifts_change(
 def test_a_model_without_norm_layers_is_refused(source: Source) -> None:
     with pytest.raises(UsageError, match="no norm layer"):
         Tent().setup(nn.Sequential(nn.Linear(2, 2)), source)
+
+
+@pytest.mark.parametrize(
+    ("preset", "lr", "optimizer"),
+    [
+        ("cifar10", 1e-3, "adam"),
+        ("cifar100", 1e-3, "adam"),
+        ("imagenet", 2.5e-4, "sgd"),
+        ("domainnet126", 2.5e-4, "sgd"),
+    ],
+)
+def test_values_of_the_public_configuration(preset: str, lr: float, optimizer: str) -> None:
+    """classification/cfgs of mariodoebler/test-time-adaptation."""
+    assert registry.get("method", "tent").params(preset=preset) == {"lr": lr, "optimizer": optimizer, "steps": 1}
