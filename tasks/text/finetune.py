@@ -5,7 +5,6 @@ Never ranked together with the track `frozen-encoder` of the same texts: another
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -20,16 +19,17 @@ from ...suite.protocols.adaptation import Recipe, Vocabulary
 from ...suite.protocols.optimisation import half_cosine
 from ...suite.registry import register_task
 from .ag_news import AgNewsFew
-from .encoders import Marks, Tokens, drop_words, language_model, padded, text_model, texts_to_tokens
+from .encoders import Tokens, drop_words, language_model, padded, text_model, texts_to_tokens
 from .few_labels import FewLabels, Labelled
 from .newsgroups import CLASSES, TRAIN_PER_CLASS, choose, read_texts
+from .tokenized import Tokenized
 from .trec import TrecFew
 
 VIEWS: Mapping[str, tuple[float, float]] = {"words": (0.1, 0.5), "dropout": (0.0, 0.0), "back-translation": (0.0, 0.0)}
 """Shares of the words that are left out of the weak and of the strong view."""
 
 
-class FineTuned(FewLabels):
+class FineTuned(Tokenized, FewLabels):
     """Texts with a few labels a class, for an encoder that is trained.
 
     Public arrays: `tokens` (T,), the token ids of all texts end to end, the training texts first, in an order drawn
@@ -65,14 +65,6 @@ class FineTuned(FewLabels):
     cached_passes: ClassVar[float] = 0.0
     lazy: ClassVar[bool] = True
     evaluation_batch: ClassVar[int] = 256
-
-    @functools.cached_property
-    def tokenizer(self) -> Tokens:
-        return Tokens(Data(data_folder()), self.encoder)
-
-    @property
-    def marks(self) -> Marks:
-        return self.tokenizer.marks
 
     def vocabulary(self) -> Vocabulary:
         return Vocabulary(self.marks.size, self.marks.mask, self.marks.special)

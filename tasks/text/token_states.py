@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
@@ -14,10 +13,11 @@ from ...suite.data import Data
 from ...suite.errors import MethodError
 from ...suite.places import data_folder
 from ...suite.protocols.adaptation import AdaptationTask
-from .encoders import Marks, TextEncoder, Tokens, bare_encoder
+from .encoders import TextEncoder, bare_encoder
+from .tokenized import Tokenized
 
 
-class TokenStatesTask(AdaptationTask):
+class TokenStatesTask(Tokenized, AdaptationTask):
     """Token ids end to end in the bundle, made into batches when they are asked for; predictions of tokens or spans,
     which are sealed and kept as they are.
     """
@@ -28,14 +28,6 @@ class TokenStatesTask(AdaptationTask):
     lazy: ClassVar[bool] = True
     label_free: ClassVar[bool] = False
     evaluation_batch: ClassVar[int] = 64
-
-    @functools.cached_property
-    def tokenizer(self) -> Tokens:
-        return Tokens(Data(data_folder()), self.encoder)
-
-    @property
-    def marks(self) -> Marks:
-        return self.tokenizer.marks
 
     def pretrained_encoder(self) -> TextEncoder:
         """The encoder with the weights of its files. Raises `DataMissing` where they are not there."""
