@@ -1,0 +1,97 @@
+"""Where a method runs, its controls run too: every adaptation task of a suite has them, or an exception says why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from selfbench.suite import registry
+from selfbench.suite.needs import ORACLE
+from selfbench.suite.spec import MethodRef
+from selfbench.suite.suites import load_suite, suite_names
+
+EXCEPTIONS: Mapping[tuple[str, str], tuple[set[str], str]] = {
+    **{
+        ("quick", task): (
+            {"augmented", "unfiltered", "oracle"},
+            "six minutes on two cores are all that quick may take; the same task has all controls in the suite small",
+        )
+        for task in ("digits-semi", "newsgroups-few")
+    },
+    ("quick", "reuters-r8-active"): (
+        {"augmented", "unfiltered", "oracle"},
+        "six minutes on two cores are all that quick may take; the same task has all controls in text-small",
+    ),
+    ("quick", "sentiment-domains"): (
+        {"unfiltered", "oracle"},
+        "six minutes on two cores are all that quick may take; the same task has all controls in shift-small",
+    ),
+    ("smoke", "digits-semi"): (
+        {"augmented", "unfiltered", "oracle"},
+        "one seed of a tenth of the budget proves that a machine works and compares no methods",
+    ),
+}
+"""Suite and task -> the controls that it may lack, and why."""
+ADAPTATION = [
+    pytest.param(suite, task, id=f"{suite}: {task}")
+    for suite in suite_names()
+    for task in dict.fromkeys(spec.task.name for spec in load_suite(suite).specs)
+    if registry.get("task", task).protocol == "adaptation"
+]
+
+
+def controls(methods: list[MethodRef]) -> set[str]:
+    """Which controls are among `methods`; `supervised` on the strong view is `erm-augment` under another name."""
+
+    def has(name: str, **params: Any) -> bool:
+        return any(ref.name == name and params.items() <= ref.params.items() for ref in methods)
+
+    found = {
+        "labelled alone": has("erm") or has("supervised", augment="weak") or has("supervised", augment="none"),
+        "augmented": has("erm-augment") or has("supervised", augment="strong"),
+        "unfiltered": has("pseudo-label", threshold=0.0),
+        "oracle": has("oracle-labels"),
+    }
+    return {name for name, is_there in found.items() if is_there}
+
+
+def demanded(task: registry.Entry) -> set[str]:
+    """The controls that `task` can have."""
+    grants, outputs = task.options["grants"], task.options["outputs"]
+    names = {"labelled alone"}
+    if "strong-augmentation" in grants and outputs in registry.get("method", "erm-augment").options["outputs"]:
+        names.add("augmented")
+    if outputs in registry.get("method", "pseudo-label").options["outputs"]:
+        names.add("unfiltered")
+    if ORACLE in grants and outputs in registry.get("method", "oracle-labels").options["outputs"]:
+        names.add("oracle")
+    return names
+
+
+@pytest.mark.parametrize(("suite", "name"), ADAPTATION)
+def test_every_control_is_there(suite: str, name: str) -> None:
+    specs = [spec for spec in load_suite(suite).specs if spec.task.name == name]
+    seeds = {spec.seed for spec in specs}
+    missing = set()
+    for seed in seeds:
+        missing |= demanded(registry.get("task", name)) - controls([s.method for s in specs if s.seed == seed])
+    allowed, _ = EXCEPTIONS.get((suite, name), (set(), ""))
+    assert missing == allowed, "what an exception allows and is not missing is no exception"
+
+
+def test_exceptions_are_of_tasks_that_have_all_controls_elsewhere() -> None:
+    for suite, name in EXCEPTIONS:
+        assert any(
+            demanded(registry.get("task", name))
+            <= controls([s.method for s in load_suite(other).specs if s.task.name == name])
+            for other in suite_names()
+            if other != suite
+        ), f"{name} of {suite}"
+
+
+def test_what_is_demanded_depends_on_what_is_granted() -> None:
+    assert demanded(registry.get("task", "digits-semi")) == {"labelled alone", "augmented", "unfiltered", "oracle"}
+    assert demanded(registry.get("task", "gaussian-shift-d20-n1000")) == {"labelled alone", "unfiltered"}
+    assert controls([MethodRef(name="pseudo-label", version="1", params={"threshold": 0.95})]) == set()
