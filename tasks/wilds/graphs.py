@@ -7,6 +7,7 @@ PyTorch Geometric is needed, and batches are joined like those of any other task
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -66,11 +67,49 @@ def read_graphs(folder: Path) -> tuple[Array, Array]:
             raise DataMissing(f"{folder / what}.csv.gz has {len(rows):,} rows, its graphs {counts.sum():,}. {REMEDY}")
     if len(nodes) != len(bonds):
         raise DataMissing(f"{folder}: {len(nodes):,} graphs by their atoms, {len(bonds):,} by their bonds. {REMEDY}")
+    return _graph_after_graph(nodes, bonds, atoms, edges, features, folder / "edge.csv.gz")
+
+
+def read_binary_graphs(path: Path, chosen: Array) -> tuple[Array, Array]:
+    """The graphs `chosen` (N,) of OGB's `data.npz`, as rows int16 (S, 9), graph after graph, and their ends (N + 1,).
+
+    OGB writes each bond of such a file in both directions, one after the other (`smiles2graph`); one is kept. Raises
+    `DataMissing` naming file and remedy.
+    """
+    names = ("num_nodes_list", "num_edges_list", "node_feat", "edge_feat", "edge_index")
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            nodes, directed, atoms, features, edges = (arrays[name] for name in names)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise DataMissing(f"{path} cannot be read as arrays {', '.join(names)}: {error}. {REMEDY}") from None
+    n, a, e = len(nodes), int(nodes.sum()), int(directed.sum())
+    found = (len(directed), atoms.shape, features.shape, edges.shape)
+    if found != (n, (a, WIDTH), (e, len(BOND)), (2, e)):
+        raise DataMissing(f"{path}: the shapes {found} are not those of {n:,} graphs of {a:,} atoms. {REMEDY}")
+    if chosen.max(initial=-1) >= n:
+        raise DataMissing(f"{path} has {n:,} graphs, and number {chosen.max():,} is asked for. {REMEDY}")
+    first_atom, first_edge = np.cumsum(nodes) - nodes, np.cumsum(directed) - directed
+    nodes, directed = nodes[chosen].astype(np.int64), directed[chosen].astype(np.int64)
+    atoms, at = atoms[_places(first_atom[chosen], nodes)], _places(first_edge[chosen], directed)
+    edges, features = edges[:, at].T, features[at]
+    if (directed % 2).any() or (edges[::2] != edges[1::2, ::-1]).any() or (features[::2] != features[1::2]).any():
+        raise DataMissing(f"{path}: bonds do not come in both directions, one after the other. {REMEDY}")
+    for what, values, limits in (("node_feat", atoms, ATOM), ("edge_feat", features, BOND)):
+        outside = np.argwhere((values < 0) | (values >= np.array(limits)))
+        if len(outside):
+            raise DataMissing(f"{path}, {what}: column {outside[0][1] + 1} is {values[tuple(outside[0])]}. {REMEDY}")
+    return _graph_after_graph(nodes, directed // 2, atoms, edges[::2], features[::2], path)
+
+
+def _graph_after_graph(
+    nodes: Array, bonds: Array, atoms: Array, edges: Array, features: Array, path: Path
+) -> tuple[Array, Array]:
+    """Counts (N,), (N,), features of atoms (A, 9), ends (E, 2) and features (E, 3) of bonds as rows and ends."""
     of_bond = np.repeat(np.arange(len(bonds)), bonds)
     outside = np.flatnonzero((edges >= nodes[of_bond][:, None]).any(axis=1))
     if len(outside):
         row, atoms_there = outside[0] + 1, nodes[of_bond[outside[0]]]
-        raise DataMissing(f"{folder / 'edge.csv.gz'}, row {row}: its graph has {atoms_there} atoms. {REMEDY}")
+        raise DataMissing(f"{path}, row {row}: its graph has {atoms_there} atoms. {REMEDY}")
     ends = np.concatenate([[0], np.cumsum(1 + nodes + bonds)])
     rows = np.zeros((ends[-1], WIDTH), np.int16)
     rows[ends[:-1], 0], rows[ends[:-1], 1] = nodes, bonds

@@ -249,6 +249,27 @@ def ogb_molpcba(root: Path, hidden: int = 0, n: int = 40) -> None:
     order = np.arange(n)
     for name, part in zip(("train", "valid", "test"), np.split(order, [n // 2, 3 * n // 4]), strict=True):
         write(f"split/scaffold/{name}", part)
+    molpcba_unlabeled(root)
+
+
+def molpcba_unlabeled(root: Path, n: int = 30) -> None:
+    """Chains as above in OGB's binary form: each bond in both directions, one after the other."""
+    draw, folder = np.random.default_rng(12), root / "molpcba_unlabeled"
+    for name in ("raw", "processed", "split/scaffold"):
+        (folder / name).mkdir(parents=True)
+    atoms = draw.integers(4, 11, n)
+    bonds = [np.stack([np.arange(k - 1), np.arange(1, k)], axis=1) for k in atoms]
+    edges = np.concatenate([np.stack([own, own[:, ::-1]], axis=1).reshape(-1, 2) for own in bonds])
+    features = np.stack([draw.integers(0, k, atoms.sum() - n) for k in (4, 5, 2)], axis=1).repeat(2, axis=0)
+    np.savez(
+        folder / "raw" / "data.npz", edge_index=edges.T, edge_feat=features, num_nodes_list=atoms,
+        num_edges_list=2 * (atoms - 1),
+        node_feat=np.stack([draw.integers(0, k, atoms.sum()) for k in (50, 4, 9, 9, 8, 5, 5, 2, 2)], axis=1),
+    )  # fmt: skip
+    np.save(folder / "processed" / "group_assignment.npy", draw.integers(0, 12, n))
+    for name, part in zip(("train", "valid", "test"), np.split(draw.permutation(n), [10, 15]), strict=True):
+        table = pd.DataFrame(part)
+        table.to_csv(folder / f"split/scaffold/{name}.csv.gz", header=False, index=False, compression="gzip")
 
 
 WORDS = ("good", "bad", "fine", "poor", "great", "dull", "a", "the", "story", "plot", ",", "##s")

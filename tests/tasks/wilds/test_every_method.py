@@ -27,7 +27,7 @@ from selfbench.tasks.wilds.task import WildsTask
 
 NAMES = [
     "camelyon17", "iwildcam", "fmow", "rxrx1", "civilcomments", "amazon", "poverty", "globalwheat", "py150",
-    "ogb-molpcba",
+    "ogb-molpcba", "ogb-molpcba-unlabeled",
 ]  # fmt: skip
 LIMIT = 400.0
 """Passes; the hungriest step of four labelled examples takes half of it."""

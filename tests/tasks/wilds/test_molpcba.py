@@ -19,7 +19,7 @@ from selfbench.methods.baselines.erm import Erm
 from selfbench.suite.bundle import BundleFolder
 from selfbench.suite.data import Data
 from selfbench.suite.errors import DataMissing
-from selfbench.tasks.wilds.graphs import ATOM, BOND, GinVirtual
+from selfbench.tasks.wilds.graphs import ATOM, BOND, GinVirtual, read_binary_graphs
 from selfbench.tasks.wilds.task import WildsTask
 
 Bundles = Callable[[str], BundleFolder]
@@ -70,6 +70,59 @@ def test_hidden_labels_reach_no_method(
     mine, theirs = first.private()["labels"], second.private["labels"]
     np.testing.assert_array_equal(mine[labeled], theirs[labeled])
     assert np.nansum(mine != theirs) > 0
+
+
+def test_unlabelled_graphs_are_those_that_ogb_reads(wilds_data: Path, bundles: Bundles, miniature: Miniature) -> None:
+    reader = pytest.importorskip("ogb.io.read_graph_raw")
+    folder = wilds_data / "wilds" / "molpcba_unlabeled"
+    graphs = reader.read_binary_graph_raw(str(folder / "raw"))
+    task, bundle = miniature(f"{NAME}-unlabeled"), bundles(f"{NAME}-unlabeled")
+    split, public = task.split(bundle, 0), bundle.public()
+    part = pd.read_csv(folder / "split" / "scaffold" / "test.csv.gz", header=None).to_numpy()[:, 0]
+    assert len(split.unlabeled) == len(part) == 15
+    np.testing.assert_array_equal(split.unlabeled_domains, np.load(folder / "processed" / "group_assignment.npy")[part])
+    shown = task.inputs(public, split.unlabeled).numpy()
+    for row, number in zip(shown, part, strict=True):
+        theirs, (n, e) = graphs[number], row[0, :2]
+        assert (n, 2 * e) == (theirs["num_nodes"], theirs["edge_index"].shape[1])
+        np.testing.assert_array_equal(row[1 : n + 1], theirs["node_feat"])
+        bonds = row[n + 1 : n + e + 1]
+        np.testing.assert_array_equal(bonds[:, :2].T, theirs["edge_index"][:, ::2])
+        np.testing.assert_array_equal(bonds[:, 2:5], theirs["edge_feat"][::2])
+    # The labelled molecules are what they are without the others.
+    alone = bundles(NAME)
+    np.testing.assert_array_equal(split.test, miniature(NAME).split(alone, 0).test)
+    most = miniature(NAME).inputs(alone.public(), split.test).shape[1]
+    padded = task.inputs(public, split.test)
+    assert torch.equal(padded[:, :most], miniature(NAME).inputs(alone.public(), split.test))
+    assert not padded[:, most:].any()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"edge_index": np.zeros((2, 3), np.int64)}, "are not those of"),
+        ({"num_edges_list": None}, "cannot be read as arrays"),
+        ({"node_feat": 200}, "node_feat: column 1 is 200"),
+        ({"edge_feat": "shuffled"}, "bonds do not come in both directions"),
+    ],
+)
+def test_unlabelled_graphs_amiss_are_named(miniatures: Any, tmp_path: Path, change: dict[str, Any], says: str) -> None:
+    miniatures.molpcba_unlabeled(tmp_path)
+    path = tmp_path / "molpcba_unlabeled" / "raw" / "data.npz"
+    with np.load(path) as kept:
+        arrays = dict(kept)
+    for name, value in change.items():
+        if value is None:
+            del arrays[name]
+        elif isinstance(value, int):
+            arrays[name][:, 0] = value
+        else:
+            arrays[name] = value if isinstance(value, np.ndarray) else np.roll(arrays[name], 1, axis=0)
+    np.savez(path, **arrays)
+    with pytest.raises(DataMissing, match=says) as caught:
+        read_binary_graphs(path, np.arange(30))
+    assert str(path) in str(caught.value)
 
 
 def evaluator() -> Any:
