@@ -21,6 +21,7 @@ NEEDS: Mapping[str, str] = {
     "answers": "the true answers to prompts of the pool, as hints",
     "environment": "an environment that answers a policy's steps, and words for revising them",
     "references": "reference answers to the problems whose responses are judged",
+    "shots": "a way of putting worked problems before a prompt",
     "attempts": "words for feedback on a response, and for another attempt that sees both",
     "code": "an interpreter for the code in responses, in a sandbox",
     "solutions": "worked responses to prompts of the pool (an upper bound)",

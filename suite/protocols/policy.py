@@ -207,6 +207,14 @@ class PolicyMethod:
         """Improve `policy` from what `view` shows; the harness evaluates it afterwards, off the clock."""
         raise NotImplementedError
 
+    def asked(self, prompts: Sequence[str]) -> list[str]:
+        """What the policy is asked in place of the prompts of an evaluation, one each: a method may show more there.
+
+        A pure function. It holds for greedy answers, votes and questions that are answered by likelihood, from round 1
+        on: round 0 is the first policy, asked as the task does.
+        """
+        return list(prompts)
+
     def respond(self, policy: Policy, prompts: Sequence[str]) -> list[str]:
         """The responses that are evaluated, one a prompt: greedy ones, unless a method answers in a way of its own.
 

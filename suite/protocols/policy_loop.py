@@ -64,15 +64,17 @@ def run_policy(
     torch.manual_seed(derive(context.spec.seed, "method"))
 
     own = cloze is None and type(method).respond is not PolicyMethod.respond
+    shows = type(method).asked is not PolicyMethod.asked
 
     def evaluate() -> None:
         known = dict(first.responses) if first is not None and not number else None
+        prompts, options = policy.asks(method, test, cloze) if shows and number else (test, cloze)
         # Of the round; the evaluation may read more of both.
         fields: dict[str, Any] = {"own_parsed": policy.own, "feedback_parsed": view.feedback_read}
-        responses = known or policy.evaluate(test, number, cloze, probes)
+        responses = known or policy.evaluate(prompts, number, options, probes)
         if own:
             asked = view._interpreter.asked
-            made, fields["answer_tokens"] = policy.answers(method, test, number)
+            made, fields["answer_tokens"] = policy.answers(method, prompts, number)
             if view._interpreter.has_code:
                 fields["answer_code_runs"] = view._interpreter.asked - asked
             view._interpreter.asked = asked

@@ -333,6 +333,35 @@ class Policy:
         parsed = sum(self._reader(text) is not None for text in texts)
         self.own = (self.own[0] + len(texts), self.own[1] + parsed)
 
+    def asks(
+        self, method: PolicyMethod, prompts: Sequence[str], cloze: Cloze | None = None
+    ) -> tuple[list[str], Cloze | None]:
+        """What `method` asks in place of the test prompts, and of the questions of a `cloze` of them.
+
+        Raises `MethodError` where a prompt leaves no room for a response, or an option, among the model's positions.
+        """
+        asked = method.asked(prompts)
+        self.place("test", asked)
+        self._fit(asked, prompts, self._task.max_new)
+        if cloze is None:
+            return asked, None
+        questions = method.asked(cloze.prompts)
+        _, lengths = self._tokenizer.encode([option for options in cloze.options for option in options])
+        self._fit(questions, cloze.prompts, int(lengths.max(initial=0)))
+        return asked, cloze._replace(prompts=questions)
+
+    def _fit(self, asked: Sequence[str], prompts: Sequence[str], room: int) -> None:
+        owner, config = self._meter.owner, getattr(self._model, "config", None)
+        if len(asked) != len(prompts):
+            raise MethodError(f"method '{owner}' asks {len(asked)} prompts in place of {len(prompts)}")
+        positions = int(getattr(config, "max_position_embeddings", 0))
+        longest = int(self._tokenizer.encode(asked)[1].max(initial=0))
+        if positions and longest + room > positions:
+            raise MethodError(
+                f"method '{owner}' asks prompts of up to {longest} tokens, to which up to {room} are added, but the "
+                f"model has {positions} positions: it has to show less"
+            )
+
     def begin(self, number: int) -> None:
         """Begin a round: random streams, caches and counts depend on its number and the calls in it alone."""
         self._round, self._calls, self.own = number, 0, (0, 0)

@@ -121,6 +121,10 @@ class PolicyView:
         self.feedback_read = (self.feedback_read[0] + 1, self.feedback_read[1] + (found is not None))
         return found
 
+    def preceded(self, prompt: str, shots: Sequence[Example]) -> str:
+        """`prompt` with worked problems before it, as the task puts them."""
+        return self._of(self._grants.shots, "shots").preceded(prompt, shots)
+
     def hinted(self, prompt: str, answer: str) -> str:
         """`prompt` with `answer` given away, for rationales."""
         return self._of(self._grants.answers, "answers").hinted(prompt, answer)

@@ -15,7 +15,7 @@ import numpy as np
 from ...suite.bundle import Array, Bundle, BundleFolder
 from ...suite.data import Data
 from ...suite.protocols.policy import Problems
-from ...suite.protocols.policy_grants import Grants, Hints, Solutions, Verifier
+from ...suite.protocols.policy_grants import Grants, Hints, Shots, Solutions, Verifier
 from ...suite.protocols.policy_measures import Measures
 from ...suite.registry import register_task
 from ...suite.seeds import rng
@@ -36,7 +36,7 @@ _TERMS = re.compile(r"(\d\d) \+ (\d\d)")
     title="Two-digit additions by SmolLM2-135M with adapters, from 64 worked ones",
     budget={"currency": "tokens", "limit": 600000, "wall_seconds": 3600.0, "memory_mb": 6144},
     data=("smollm2",),
-    grants=("verifier", "answers", "solutions"),
+    grants=("verifier", "answers", "shots", "solutions"),
     tags=("adapters",),
     bundle="addition-smol",
     variants={
@@ -84,7 +84,12 @@ class AdditionSmol(PretrainedPolicy):
         return response if RESPONSE.fullmatch(response) else None
 
     def grants(self) -> Grants:
-        return Grants(verifier=Verifier(32), answers=Hints(self.hinted), solutions=Solutions(self.solutions))
+        return Grants(
+            verifier=Verifier(32),
+            answers=Hints(self.hinted),
+            shots=Shots(self.preceded),
+            solutions=Solutions(self.solutions),
+        )
 
     def measures(self) -> Measures:
         return Measures(groups=self.groups)

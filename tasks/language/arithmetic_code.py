@@ -67,7 +67,8 @@ class ArithmeticTinyCode(PolicyTask):
     printed does not count. A policy that writes a response at a stretch has to compute the first output by itself, for
     the second line is made of it; one that has the interpreter run the first line (`code`) has not. Of 4,000 problems
     of numbers from 2 to 99, 600 are demonstrations, 400 the test, and of the others the seed draws a pool of 600. There
-    is no majority vote, for every sample would have to be run.
+    is no majority vote, for every sample would have to be run. There are no `shots`: a single worked problem before it,
+    of up to 37 symbols, and a prompt leave of the model's 64 positions too few for a response of 34.
     """
 
     recipe: ClassVar[Recipe] = Recipe(

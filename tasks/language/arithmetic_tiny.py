@@ -8,6 +8,7 @@ processor rounds differently.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,7 +24,8 @@ from ...suite.protocols import language_model
 from ...suite.protocols.language_model import CUT_OFF, CharTokenizer, Sampling
 from ...suite.protocols.optimisation import Recipe, half_cosine
 from ...suite.protocols.policy import PolicyTask, Problems
-from ...suite.protocols.policy_grants import Attempts, Critique, Grants, Hints, Solutions, Verifier
+from ...suite.protocols.policy_grants import Attempts, Critique, Grants, Hints, Shots, Solutions, Verifier
+from ...suite.protocols.policy_grants.shots import in_a_row
 from ...suite.protocols.policy_measures import Measures
 from ...suite.registry import register_task
 from ...suite.seeds import rng
@@ -109,7 +111,11 @@ class _ArithmeticTiny(PolicyTask):
 
     def grants(self) -> Grants:
         critique = Critique(self.critic, self.feedback, self.approves)
-        return Grants(attempts=Attempts(self.again, critique), solutions=Solutions(self.solutions))
+        return Grants(
+            attempts=Attempts(self.again, critique),
+            shots=Shots(functools.partial(in_a_row, separator="?")),
+            solutions=Solutions(self.solutions),
+        )
 
     def measures(self) -> Measures:
         return Measures(groups=self.groups)
@@ -155,7 +161,7 @@ class _ArithmeticTiny(PolicyTask):
     title="Two-digit additions by a small language model, with a verifier",
     budget={"currency": "tokens", "limit": 3000000, "wall_seconds": 300.0},
     data=(),
-    grants=("verifier", "answers", "attempts", "solutions"),
+    grants=("verifier", "answers", "shots", "attempts", "solutions"),
     bundle="arithmetic-tiny",
 )
 class ArithmeticTiny(_ArithmeticTiny):
@@ -173,7 +179,7 @@ class ArithmeticTiny(_ArithmeticTiny):
     title="Two-digit additions by a small language model, without a verifier",
     budget={"currency": "tokens", "limit": 3000000, "wall_seconds": 300.0},
     data=(),
-    grants=("attempts", "solutions"),
+    grants=("shots", "attempts", "solutions"),
     bundle="arithmetic-tiny",
 )
 class ArithmeticTinyUnverified(_ArithmeticTiny):

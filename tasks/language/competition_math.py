@@ -14,7 +14,7 @@ from ...suite.errors import DataMissing, UsageError
 from ...suite.protocols.language_model import CUT_OFF
 from ...suite.protocols.optimisation import Recipe, half_cosine
 from ...suite.protocols.policy import Problems
-from ...suite.protocols.policy_grants import Grants, Hints, Solutions, Verifier
+from ...suite.protocols.policy_grants import Grants, Hints, Shots, Solutions, Verifier
 from ...suite.protocols.texts import pack, unpack
 from ...suite.registry import register_task
 from ...suite.seeds import rng
@@ -117,7 +117,7 @@ def read_problems(data: Data, part: str) -> list[tuple[str, str]]:
     title="MATH by Qwen2.5-0.5B-Instruct with adapters, from 128 worked solutions",
     budget={"currency": "tokens", "limit": 90000000, "wall_seconds": 36000.0, "memory_mb": 32768},
     data=("math", "qwen25-05b-instruct"),
-    grants=("verifier", "answers", "solutions"),
+    grants=("verifier", "answers", "shots", "solutions"),
     tags=("adapters", "gpu"),
 )
 class CompetitionMath(PretrainedPolicy):
@@ -168,7 +168,12 @@ class CompetitionMath(PretrainedPolicy):
         return plain_form(found) if found is not None else None
 
     def grants(self) -> Grants:
-        return Grants(verifier=Verifier(), answers=Hints(self.hinted), solutions=Solutions(self.solutions))
+        return Grants(
+            verifier=Verifier(),
+            answers=Hints(self.hinted),
+            shots=Shots(self.preceded),
+            solutions=Solutions(self.solutions),
+        )
 
     def hinted(self, prompt: str, answer: str) -> str:
         """The answer in brackets at the end of the problem, before the symbol that ends the user's words."""

@@ -14,7 +14,7 @@ import numpy as np
 from ...suite.bundle import Array, Bundle, BundleFolder
 from ...suite.data import Data
 from ...suite.protocols.policy import Problems
-from ...suite.protocols.policy_grants import Grants, Hints, Solutions, Verifier
+from ...suite.protocols.policy_grants import Grants, Hints, Shots, Solutions, Verifier
 from ...suite.registry import register_task
 from ...suite.seeds import rng
 from .arithmetic_tiny import all_terms
@@ -36,7 +36,7 @@ FIRST, SECOND = "A", "B"
     title="Which of two sums is right: SmolLM2-135M with adapters as a judge, asked in both orders",
     budget={"currency": "tokens", "limit": 1000000, "wall_seconds": 3600.0, "memory_mb": 6144},
     data=("smollm2",),
-    grants=("verifier", "answers", "solutions"),
+    grants=("verifier", "answers", "shots", "solutions"),
     tags=("adapters",),
 )
 class JudgeSmol(PretrainedPolicy):
@@ -85,7 +85,12 @@ class JudgeSmol(PretrainedPolicy):
         return response if response in (FIRST, SECOND) else None
 
     def grants(self) -> Grants:
-        return Grants(verifier=Verifier(8), answers=Hints(self.hinted), solutions=Solutions(self.solutions))
+        return Grants(
+            verifier=Verifier(8),
+            answers=Hints(self.hinted),
+            shots=Shots(self.preceded),
+            solutions=Solutions(self.solutions),
+        )
 
     def hinted(self, prompt: str, answer: str) -> str:
         return prompt.replace("Which is right?", f"Which is right? ({answer})", 1)

@@ -71,6 +71,8 @@ class JudgeTiny(PolicyTask):
     With a reference, `432+134?011?031?011=`, the first judge is good: it has learned to compare digits on any number of
     problems whose references were drawn at random, which tell nothing of additions. Adding it has seen in the 60 pairs
     of the demonstrations alone. 300 test pairs, the same for all seeds; of 1,500 others the seed draws a pool of 400.
+    There are no `shots`: with two worked judgements before it, of 28 symbols each, a prompt leaves of the model's 64
+    positions no room for its own.
     """
 
     recipe: ClassVar[Recipe] = Recipe(

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 EXTRA = "pip install 'selfbench[language]'"
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 """The projections that get adapters, by their names in Llama, Qwen, Mistral and their kin."""
-_USER = "\x1fthe user's words\x1f"
+_USER, _REPLY, _NEXT = "\x1fthe user's words\x1f", "\x1fa reply\x1f", "\x1fmore words\x1f"
 
 
 def gguf_file(data: Data, name: str) -> str:
@@ -139,6 +139,28 @@ def chat_frame(folder: Path, system: str) -> tuple[str, str]:
 
     Raises `UsageError` where the tokenizer has no chat template.
     """
+    text = _chat(folder, system, _USER)
+    if text.count(_USER) != 1:
+        raise UsageError(f"The chat template in {folder} does not write a user's words once: {text!r}.")
+    before, _, after = text.partition(_USER)
+    return before, after
+
+
+def chat_turn(folder: Path, system: str) -> tuple[str, str]:
+    """What the chat template writes before the first words of a user, and between a reply and the next ones.
+
+    Raises `UsageError` where it writes earlier turns in another way than the last one.
+    """
+    before, after = chat_frame(folder, system)
+    text = _chat(folder, system, _USER, _REPLY, _NEXT)
+    begun, ended = before + _USER + after + _REPLY, _NEXT + after
+    if not text.startswith(begun) or not text.endswith(ended):
+        raise UsageError(f"The chat template in {folder} writes a turn that has been replied to otherwise: {text!r}.")
+    return before, text[len(begun) : len(text) - len(ended)]
+
+
+def _chat(folder: Path, system: str, *words: str) -> str:
+    """The chat in which `words` are those of user and assistant in turns, and the assistant is to go on."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -148,12 +170,8 @@ def chat_frame(folder: Path, system: str) -> tuple[str, str]:
             "`chat_template.jinja`, or let the task set `frame`, what stands before and after a prompt."
         )
     turns = [{"role": "system", "content": system}] if system else []
-    turns.append({"role": "user", "content": _USER})
-    text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
-    if text.count(_USER) != 1:
-        raise UsageError(f"The chat template in {folder} does not write a user's words once: {text!r}.")
-    before, _, after = text.partition(_USER)
-    return before, after
+    turns += [{"role": ("user", "assistant")[at % 2], "content": text} for at, text in enumerate(words)]
+    return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
 
 
 def add_adapters(model: nn.Module, rank: int, scale: float, seed: int, targets: Sequence[str] = ATTENTION) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -16,9 +16,20 @@ from ...suite.errors import GateError
 from ...suite.places import data_folder
 from ...suite.protocols.language_model import join, response_logprobs
 from ...suite.protocols.optimisation import Recipe, half_cosine
-from ...suite.protocols.policy import PolicyTask
+from ...suite.protocols.policy import Example, PolicyTask
+from ...suite.protocols.policy_grants.shots import in_a_row
 from ...suite.protocols.texts import pack, unpack
-from .models import SubwordTokenizer, adapters, add_adapters, chat_frame, checkpoint, digest, load_model, set_precision
+from .models import (
+    SubwordTokenizer,
+    adapters,
+    add_adapters,
+    chat_frame,
+    chat_turn,
+    checkpoint,
+    digest,
+    load_model,
+    set_precision,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -123,6 +134,19 @@ class PretrainedPolicy(PolicyTask):
     def prompts(self, public: Mapping[str, Array], indices: Array) -> list[str]:
         before, after = unpack(public["frame"])
         return [before + question + after for question in self.questions(public, indices)]
+
+    @functools.cached_property
+    def _turn(self) -> tuple[str, str]:
+        return chat_turn(checkpoint(Data(data_folder()), self.model_name), self.system)
+
+    def preceded(self, prompt: str, shots: Sequence[Example]) -> str:
+        """`prompt` after worked problems: earlier turns of the chat, as its template writes them, after the system's
+        words; in a frame of the task's own, one after the other with an empty line between them."""
+        if self.frame is not None or not shots:
+            return in_a_row(prompt, shots)
+        before, between = self._turn
+        texts = [*(one.prompt + one.response for one in shots), prompt]
+        return before + between.join(text.removeprefix(before) for text in texts)
 
 
 def split_by_seed(others: Array, draw: np.random.Generator, *sizes: int) -> list[Array]:

@@ -7,6 +7,7 @@ processor rounds differently.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,8 @@ from ...suite.protocols import language_model
 from ...suite.protocols.language_model import CUT_OFF, CharTokenizer, Sampling
 from ...suite.protocols.optimisation import Recipe, half_cosine
 from ...suite.protocols.policy import PolicyTask, Problems
-from ...suite.protocols.policy_grants import Critique, Environment, Grants, Solutions, Verifier
+from ...suite.protocols.policy_grants import Critique, Environment, Grants, Shots, Solutions, Verifier
+from ...suite.protocols.policy_grants.shots import in_a_row
 from ...suite.registry import register_task
 from ...suite.seeds import rng
 from .small_model import small_llama, train_epochs
@@ -128,7 +130,7 @@ def shortest(start: str, end: str, without: str = "") -> str:
     title="A small language model looks for a key and a locked room in a text world",
     budget={"currency": "tokens", "limit": 3000000, "wall_seconds": 300.0},
     data=(),
-    grants=("verifier", "environment", "solutions"),
+    grants=("verifier", "environment", "shots", "solutions"),
 )
 class RoomsTiny(PolicyTask):
     """A prompt is `a:f>k=`: the room to start in, that of the key, and one to reach, which is locked.
@@ -200,6 +202,7 @@ class RoomsTiny(PolicyTask):
         return Grants(
             verifier=Verifier(256),
             environment=Environment(ANSWERS, self.worlds, self.react, BACK, critique),
+            shots=Shots(functools.partial(in_a_row, separator="?")),
             solutions=Solutions(self.solutions),
         )
 

@@ -12,6 +12,7 @@ from .critique import Critique
 from .environment import Environment
 from .hints import Hints
 from .references import References
+from .shots import Shots
 from .solutions import Solutions
 from .verifier import Verifier
 
@@ -23,6 +24,7 @@ __all__ = [
     "Grants",
     "Hints",
     "References",
+    "Shots",
     "Solutions",
     "Verifier",
     "mismatch",
@@ -37,6 +39,7 @@ class Grants:
     answers: Hints | None = None
     environment: Environment | None = None
     references: References | None = None
+    shots: Shots | None = None
     attempts: Attempts | None = None
     code: Code | None = None
     solutions: Solutions | None = None
