@@ -59,6 +59,7 @@ METRICS: Mapping[str, Metric] = {
         Metric("answer_tokens", "Tokens of a response", "lower", percent=False),
         Metric("own_parse_rate", "Own samples that parse", "higher"),
         Metric("feedback_parse_rate", "Own feedback that parses", "higher"),
+        Metric("judgement_parse_rate", "Own judgements that parse", "higher"),
         Metric("probe_arc_easy", "ARC-Easy, asked besides", "higher"),
         Metric("end_error", "Error in the last tenth of the stream", "lower"),
         Metric("clean_error", "Clean error after the stream", "lower"),

@@ -20,6 +20,7 @@ NEEDS: Mapping[str, str] = {
     "verifier": "verdicts on answers to prompts of the pool",
     "answers": "the true answers to prompts of the pool, as hints",
     "environment": "an environment that answers a policy's steps, and words for revising them",
+    "judge": "a prompt by which a policy judges responses in points",
     "references": "reference answers to the problems whose responses are judged",
     "shots": "a way of putting worked problems before a prompt",
     "attempts": "words for feedback on a response, and for another attempt that sees both",

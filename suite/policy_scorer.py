@@ -234,7 +234,7 @@ class PolicyScorer:
                 values["answer_code_runs"] = float(fields["answer_code_runs"]) / len(plain)
         if "code_runs" in fields:
             values["code_runs"] = float(fields["code_runs"])
-        for name in ("own", "feedback"):
+        for name in ("own", "feedback", "judgement"):
             made, parsed = fields.get(f"{name}_parsed", (0, 0))
             if made:
                 values[f"{name}_parse_rate"] = float(parsed) / float(made)

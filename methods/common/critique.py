@@ -16,6 +16,15 @@ if TYPE_CHECKING:
     from ...suite.protocols.policy_view import PolicyView
 
 
+class Marked(NamedTuple):
+    """A response to the prompt of a demonstration, which of its steps are the demonstration's, and its own response."""
+
+    prompt: str
+    response: str
+    right: list[bool]
+    refined: str
+
+
 class Critique(NamedTuple):
     """A response to the prompt of a demonstration, feedback on it, and the demonstration's own response."""
 
@@ -38,11 +47,10 @@ def completed(policy: Policy, prompts: Sequence[str], begun: Sequence[str], temp
     return texts
 
 
-def demonstrated_critiques(policy: Policy, view: PolicyView, temperature: float) -> list[Critique]:
+def marked_demonstrations(policy: Policy, view: PolicyView, temperature: float) -> list[Marked]:
     """Of every demonstration its own response, and, where one can be had, a flawed one that the policy completes.
 
-    The flaw is a step of another demonstration in the place of one of its own, at a place drawn at random. Feedback
-    says of each step whether it is the demonstration's.
+    The flaw is a step of another demonstration in the place of one of its own, at a place drawn at random.
     """
     solutions = [view.steps(example.response) for example in view.demonstrations]
     wrong: list[tuple[int, str]] = []
@@ -58,8 +66,14 @@ def demonstrated_critiques(policy: Policy, view: PolicyView, temperature: float)
     for at, text in pairs:
         own = solutions[at]
         right = [place < len(own) and step == own[place] for place, step in enumerate(view.steps(text))]
-        found.append(Critique(shown[at].prompt, text, view.feedback(right), shown[at].response))
+        found.append(Marked(shown[at].prompt, text, right, shown[at].response))
     return found
+
+
+def demonstrated_critiques(policy: Policy, view: PolicyView, temperature: float) -> list[Critique]:
+    """Feedback on the responses of `marked_demonstrations`: it says of each step whether it is the demonstration's."""
+    marked = marked_demonstrations(policy, view, temperature)
+    return [Critique(one.prompt, one.response, view.feedback(one.right), one.refined) for one in marked]
 
 
 def feedback_examples(view: PolicyView, critiques: Sequence[Critique]) -> list[Example]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ...suite.protocols.policy import Example
+from ...suite.protocols.policy import Example, Pair
 
 if TYPE_CHECKING:
     from ...suite.protocols.policy_model import Policy
@@ -54,6 +55,22 @@ def judged(
     return [
         answer is not None and known[number].get(answer, False) for number, answer in zip(numbers, answers, strict=True)
     ]
+
+
+def best_and_worst(
+    prompts: Sequence[str], groups: Sequence[Sequence[str]], rewards: Sequence[float | None]
+) -> list[Pair]:
+    """The best and the worst response of each prompt, the first of equally good ones, by the rewards of all responses
+    end to end. A response without a reward is neither; a prompt whose rewards are all equal gives no pair."""
+    pairs, ends = [], itertools.accumulate(map(len, groups))
+    for prompt, texts, end in zip(prompts, groups, ends, strict=True):
+        own = zip(texts, rewards[end - len(texts) : end], strict=True)
+        known = [(reward, text) for text, reward in own if reward is not None]
+        if known:
+            best, worst = (pick(known, key=lambda one: one[0]) for pick in (max, min))
+            if best[0] > worst[0]:
+                pairs.append(Pair(prompt, best[1], worst[1]))
+    return pairs
 
 
 def refit(policy: Policy, view: PolicyView, kept: Sequence[Example], epochs: int) -> None:

@@ -8,9 +8,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ...suite.hyper import hyper
-from ...suite.protocols.policy import Pair, PolicyMethod
+from ...suite.protocols.policy import PolicyMethod
 from ...suite.registry import register_method
-from ..common.responses import by_group, distinct_parsed
+from ..common.responses import best_and_worst, distinct_parsed
 
 if TYPE_CHECKING:
     from ...suite.protocols.policy_model import Policy
@@ -26,9 +26,10 @@ class SelfRewarding(PolicyMethod):
         M_t -> M_{t+1}: y_j ~ M_t(. | x), j = 1..N, reward r_j by M_t itself; DPO from M_t with the reference M_t on
         (argmax_j r_j, argmin_j r_j)
 
-    N = 4, temperature 0.7, top-p 0.9 and beta = 0.1 are the paper's. There the judge is M_t with a prompt that asks for
-    0 to 5 points. A policy that knows nothing but additions follows no such prompt: its judge is its own mean
-    log-probability of a response's tokens, (1 / |y|) log M_t(y | x), as CREAM's code has it without a reference model.
+    The reward here is likelihood, on every task: the mean log-probability of a response's tokens, (1 / |y|) log M_t(y |
+    x), to which CREAM's code falls back without a reference model. No model is asked for a judgement: with the paper's
+    judge, M_t and a prompt that asks for 0 to 5 points, it is `self-rewarding-judge`.
+    N = 4, temperature 0.7, top-p 0.9 and beta = 0.1 are the paper's.
     Only different responses that parse are judged; a prompt with fewer than two of them gives no pair. `dpo_lr` is a
     multiple of the learning rate. CREAM's code has 1e-6 for DPO and 5e-6 for fine-tuning; at the 2e-3 of
     `arithmetic-tiny` one fifth, and still 0.02 of it, ruined a policy in two rounds, so that 0.005 was chosen (seed
@@ -53,11 +54,7 @@ class SelfRewarding(PolicyMethod):
         judged = [(at, texts) for at, group in enumerate(made) if len(texts := distinct_parsed(view, group)) > 1]
         prompts = [view.prompts[at] for at, texts in judged for _ in texts]
         rewards = policy.logprobs(prompts, [text for _, texts in judged for text in texts], mean=True)
-        pairs = []
-        for (at, texts), reward in zip(judged, by_group(rewards, [len(texts) for _, texts in judged]), strict=True):
-            best, worst = (texts[reward.index(pick(reward))] for pick in (max, min))
-            if best != worst:
-                pairs.append(Pair(view.prompts[at], best, worst))
+        pairs = best_and_worst([view.prompts[at] for at, _ in judged], [texts for _, texts in judged], rewards.tolist())
         policy.prefer(pairs, beta=self.beta, epochs=self.epochs, lr_scale=self.dpo_lr)
 
 

@@ -69,8 +69,12 @@ def run_policy(
     def evaluate() -> None:
         known = dict(first.responses) if first is not None and not number else None
         prompts, options = policy.asks(method, test, cloze) if shows and number else (test, cloze)
-        # Of the round; the evaluation may read more of both.
-        fields: dict[str, Any] = {"own_parsed": policy.own, "feedback_parsed": view.feedback_read}
+        # Of the round; the evaluation may read more of them.
+        fields: dict[str, Any] = {
+            "own_parsed": policy.own,
+            "feedback_parsed": view.feedback_read,
+            "judgement_parsed": view.judgements_read,
+        }
         responses = known or policy.evaluate(prompts, number, options, probes)
         if own:
             asked = view._interpreter.asked
@@ -99,7 +103,7 @@ def run_policy(
             evaluate()
         while number < task.rounds:
             policy.begin(number + 1)
-            view.feedback_read = (0, 0)
+            view.feedback_read = view.judgements_read = (0, 0)
             with meter.running():
                 method.round(policy, view, number + 1)
             number += 1

@@ -80,10 +80,19 @@ class Policy:
         self.keep(BASE)
 
     def generate(
-        self, prompts: Sequence[str], n: int = 1, temperature: float = 1.0, top_p: float = 1.0, under: str = ""
+        self,
+        prompts: Sequence[str],
+        n: int = 1,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        under: str = "",
+        max_new: int = 0,
     ) -> list[list[str]]:
-        """`n` responses to every prompt; temperature 0 is greedy. `under` names kept weights to use instead."""
-        made = self._generate(prompts, n, Sampling(temperature, top_p), under)
+        """`n` responses to every prompt; temperature 0 is greedy. `under` names kept weights to use instead.
+
+        They are cut off after `max_new` tokens, without it after as many as the task allows.
+        """
+        made = self._generate(prompts, n, Sampling(temperature, top_p), under, max_new=max_new)
         self._read(prompts, made)
         return made
 
@@ -436,15 +445,17 @@ class Policy:
         under: str,
         begun: Sequence[str] = (),
         ends: Sequence[int] = (),
+        max_new: int = 0,
     ) -> list[list[str]]:
         seed = self._next_seed("generate")
 
         def work(charge: Charge) -> list[list[str]]:
             generator = torch.Generator(self._device).manual_seed(seed)
             with self._under(under), autocast(self._context):
-                return self._sampled(prompts, n, sampling, generator, charge, begun, ends)
+                return self._sampled(prompts, n, sampling, generator, charge, begun, ends, max_new)
 
-        about = ("generate", seed, list(prompts), list(begun), list(ends), n, sampling.temperature, sampling.top_p)
+        about = ("generate", seed, list(prompts), list(begun), list(ends), n, sampling.temperature, sampling.top_p,
+                 max_new)  # fmt: skip
         made: list[list[str]] = self._kept_call("generated", under, about, work)
         return made
 
@@ -457,12 +468,13 @@ class Policy:
         charge: Charge,
         begun: Sequence[str] = (),
         ends: Sequence[int] = (),
+        max_new: int = 0,
     ) -> list[list[str]]:
         """`n` responses to every prompt; to those of problems with an environment, episodes, or steps of them."""
         task = self._task
         played = bool(self._observed) and all(prompt in self._places for prompt in prompts)
         sample = functools.partial(
-            language_model.generate, self._model, self._tokenizer, sampling=sampling, max_new=task.max_new,
+            language_model.generate, self._model, self._tokenizer, sampling=sampling, max_new=max_new or task.max_new,
             rows=task.rows, generator=generator, charge=charge,
             never=[*self._observed, self._tokenizer.stop] if played else self._observed,
         )  # fmt: skip

@@ -54,7 +54,7 @@ class PolicyView:
         self._probe = task.prompts(public, plan["probe"])
         self._probe_samples = int(plan["probe_samples"][0])
         self.probed = False
-        self.feedback_read = (0, 0)
+        self.feedback_read = self.judgements_read = (0, 0)
         shown = task.prompts(public, plan["demonstrations"])
         self.demonstrations = [Example(*pair) for pair in zip(shown, unpack(plan["responses"]), strict=True)]
         self.answers = unpack(plan["answers"])
@@ -128,6 +128,27 @@ class PolicyView:
     def hinted(self, prompt: str, answer: str) -> str:
         """`prompt` with `answer` given away, for rationales."""
         return self._of(self._grants.answers, "answers").hinted(prompt, answer)
+
+    def judge(self, prompt: str, response: str) -> str:
+        """The prompt that asks for points for a response."""
+        return self._of(self._grants.judge, "judge").judge(prompt, response)
+
+    def points(self, judgements: Sequence[str]) -> list[float | None]:
+        """The points that each judgement gives, None for one that does not parse; the record counts both."""
+        judge = self._of(self._grants.judge, "judge")
+        found = [judge.points(text) for text in judgements]
+        made, parsed = self.judgements_read
+        self.judgements_read = (made + len(found), parsed + len(found) - found.count(None))
+        return found
+
+    def judgement(self, right: Sequence[bool]) -> str:
+        """A worked judgement of a response of which each step is known to be right or wrong."""
+        return self._of(self._grants.judge, "judge").judgement(right)
+
+    @property
+    def judgement_tokens(self) -> int:
+        """After how many tokens a judgement is cut off."""
+        return self._of(self._grants.judge, "judge").max_new
 
     def ratings(self, response: str) -> tuple[float, ...]:
         """What a judgement that parses gives each response that it judges, in [0, 1]."""

@@ -15,7 +15,7 @@ import numpy as np
 from ...suite.bundle import Array, Bundle, BundleFolder
 from ...suite.data import Data
 from ...suite.protocols.policy import Problems
-from ...suite.protocols.policy_grants import Grants, Hints, Shots, Solutions, Verifier
+from ...suite.protocols.policy_grants import Grants, Hints, JudgePrompt, Shots, Solutions, Verifier
 from ...suite.protocols.policy_measures import Measures
 from ...suite.registry import register_task
 from ...suite.seeds import rng
@@ -36,7 +36,7 @@ _TERMS = re.compile(r"(\d\d) \+ (\d\d)")
     title="Two-digit additions by SmolLM2-135M with adapters, from 64 worked ones",
     budget={"currency": "tokens", "limit": 600000, "wall_seconds": 3600.0, "memory_mb": 6144},
     data=("smollm2",),
-    grants=("verifier", "answers", "shots", "solutions"),
+    grants=("verifier", "answers", "judge", "shots", "solutions"),
     tags=("adapters",),
     bundle="addition-smol",
     variants={
@@ -87,6 +87,7 @@ class AdditionSmol(PretrainedPolicy):
         return Grants(
             verifier=Verifier(32),
             answers=Hints(self.hinted),
+            judge=JudgePrompt(self.judge, self.points, self.judgement, self.judgement_tokens),
             shots=Shots(self.preceded),
             solutions=Solutions(self.solutions),
         )

@@ -24,7 +24,7 @@ from ...suite.protocols import language_model
 from ...suite.protocols.language_model import CUT_OFF, CharTokenizer, Sampling
 from ...suite.protocols.optimisation import Recipe, half_cosine
 from ...suite.protocols.policy import PolicyTask, Problems
-from ...suite.protocols.policy_grants import Attempts, Critique, Grants, Hints, Shots, Solutions, Verifier
+from ...suite.protocols.policy_grants import Attempts, Critique, Grants, Hints, JudgePrompt, Shots, Solutions, Verifier
 from ...suite.protocols.policy_grants.shots import in_a_row
 from ...suite.protocols.policy_measures import Measures
 from ...suite.registry import register_task
@@ -39,6 +39,7 @@ DEMONSTRATIONS, TEST, POOL = 300, 600, 1000
 VOCABULARY = "\0\n0123456789+=?.^"
 """Padding, stop, then what is written: `?` before a hint, `^` after a digit with a carry, `.` after one without."""
 RESPONSE = re.compile(r"[0-9][.^][0-9][.^]=([1-9][0-9]{1,2})")
+JUDGEMENT = re.compile(r"[.^]{3}=([0-5])")
 DATA_SEED = 0
 BASE_SEED, BASE_EPOCHS, BASE_BATCH, BASE_LR = 1, 120, 32, 2e-3
 WEIGHTS = Path(__file__).parent / "weights" / "arithmetic-tiny.safetensors"
@@ -113,6 +114,7 @@ class _ArithmeticTiny(PolicyTask):
         critique = Critique(self.critic, self.feedback, self.approves)
         return Grants(
             attempts=Attempts(self.again, critique),
+            judge=JudgePrompt(self.judge, self.points, self.judgement, self.max_new),
             shots=Shots(functools.partial(in_a_row, separator="?")),
             solutions=Solutions(self.solutions),
         )
@@ -140,6 +142,18 @@ class _ArithmeticTiny(PolicyTask):
     def approves(self, feedback: str) -> bool | None:
         return "^" not in feedback if re.fullmatch(r"[.^]+", feedback) else None
 
+    def judge(self, prompt: str, response: str) -> str:
+        """`47+85?2^3^=132^`"""
+        return f"{prompt[:-1]}?{response}^"
+
+    def judgement(self, right: Sequence[bool]) -> str:
+        """A mark a step, and the points: one for the form, one a right step, and one where all of them are: `..^=3`."""
+        return f"{self.feedback(right)}={1 + sum(right) + all(right)}"
+
+    def points(self, judgement: str) -> float | None:
+        match = JUDGEMENT.fullmatch(judgement)
+        return float(match[1]) if match else None
+
     def answers(self, private: Mapping[str, Array], indices: Array) -> list[str]:
         return [str(total) for total in private["sums"][indices]]
 
@@ -161,7 +175,7 @@ class _ArithmeticTiny(PolicyTask):
     title="Two-digit additions by a small language model, with a verifier",
     budget={"currency": "tokens", "limit": 3000000, "wall_seconds": 300.0},
     data=(),
-    grants=("verifier", "answers", "shots", "attempts", "solutions"),
+    grants=("verifier", "answers", "judge", "shots", "attempts", "solutions"),
     bundle="arithmetic-tiny",
 )
 class ArithmeticTiny(_ArithmeticTiny):
@@ -179,7 +193,7 @@ class ArithmeticTiny(_ArithmeticTiny):
     title="Two-digit additions by a small language model, without a verifier",
     budget={"currency": "tokens", "limit": 3000000, "wall_seconds": 300.0},
     data=(),
-    grants=("shots", "attempts", "solutions"),
+    grants=("judge", "shots", "attempts", "solutions"),
     bundle="arithmetic-tiny",
 )
 class ArithmeticTinyUnverified(_ArithmeticTiny):

@@ -18,7 +18,7 @@ import numpy as np
 from ...suite.bundle import Array, Bundle, BundleFolder
 from ...suite.data import Data
 from ...suite.protocols.policy import Problems
-from ...suite.protocols.policy_grants import Grants, Hints, Shots, Solutions, Verifier
+from ...suite.protocols.policy_grants import Grants, Hints, JudgePrompt, Shots, Solutions, Verifier
 from ...suite.protocols.texts import pack, unpack
 from ...suite.registry import register_task
 from ...suite.seeds import rng
@@ -45,7 +45,7 @@ class WordProblem(NamedTuple):
     title="ASDiv word problems to equations by SmolLM2-135M with adapters, from 128 worked ones",
     budget={"currency": "tokens", "limit": 1000000, "wall_seconds": 7200.0, "memory_mb": 8192},
     data=("smollm2", "asdiv"),
-    grants=("verifier", "answers", "shots", "solutions"),
+    grants=("verifier", "answers", "judge", "shots", "solutions"),
     tags=("adapters",),
 )
 class ASDivSmol(PretrainedPolicy):
@@ -98,6 +98,7 @@ class ASDivSmol(PretrainedPolicy):
         return Grants(
             verifier=Verifier(32),
             answers=Hints(self.hinted),
+            judge=JudgePrompt(self.judge, self.points, self.judgement, self.judgement_tokens),
             shots=Shots(self.preceded),
             solutions=Solutions(self.solutions),
         )

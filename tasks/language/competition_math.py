@@ -14,7 +14,7 @@ from ...suite.errors import DataMissing, UsageError
 from ...suite.protocols.language_model import CUT_OFF
 from ...suite.protocols.optimisation import Recipe, half_cosine
 from ...suite.protocols.policy import Problems
-from ...suite.protocols.policy_grants import Grants, Hints, Shots, Solutions, Verifier
+from ...suite.protocols.policy_grants import Grants, Hints, JudgePrompt, Shots, Solutions, Verifier
 from ...suite.protocols.texts import pack, unpack
 from ...suite.registry import register_task
 from ...suite.seeds import rng
@@ -117,7 +117,7 @@ def read_problems(data: Data, part: str) -> list[tuple[str, str]]:
     title="MATH by Qwen2.5-0.5B-Instruct with adapters, from 128 worked solutions",
     budget={"currency": "tokens", "limit": 90000000, "wall_seconds": 36000.0, "memory_mb": 32768},
     data=("math", "qwen25-05b-instruct"),
-    grants=("verifier", "answers", "shots", "solutions"),
+    grants=("verifier", "answers", "judge", "shots", "solutions"),
     tags=("adapters", "gpu"),
 )
 class CompetitionMath(PretrainedPolicy):
@@ -171,6 +171,7 @@ class CompetitionMath(PretrainedPolicy):
         return Grants(
             verifier=Verifier(),
             answers=Hints(self.hinted),
+            judge=JudgePrompt(self.judge, self.points, self.judgement, self.judgement_tokens),
             shots=Shots(self.preceded),
             solutions=Solutions(self.solutions),
         )

@@ -19,7 +19,7 @@ from ...suite.data import Data
 from ...suite.protocols.language_model import CUT_OFF
 from ...suite.protocols.optimisation import Recipe, half_cosine
 from ...suite.protocols.policy import Problems
-from ...suite.protocols.policy_grants import Grants, Hints, Shots, Solutions, Verifier
+from ...suite.protocols.policy_grants import Grants, Hints, JudgePrompt, Shots, Solutions, Verifier
 from ...suite.protocols.policy_measures import Measures
 from ...suite.protocols.texts import pack, unpack
 from ...suite.registry import register_task
@@ -68,7 +68,7 @@ def read_problems(file: Path) -> list[tuple[str, str]]:
     title="GSM8K by Qwen2.5-0.5B-Instruct with adapters, from 128 worked solutions",
     budget={"currency": "tokens", "limit": 60000000, "wall_seconds": 36000.0, "memory_mb": 32768},
     data=("gsm8k", "qwen25-05b-instruct"),
-    grants=("verifier", "answers", "shots", "solutions"),
+    grants=("verifier", "answers", "judge", "shots", "solutions"),
     tags=("adapters", "gpu"),
     variants={
         "gsm8k-smol": {
@@ -128,6 +128,7 @@ class GSM8K(PretrainedPolicy):
         return Grants(
             verifier=Verifier(),
             answers=Hints(self.hinted),
+            judge=JudgePrompt(self.judge, self.points, self.judgement, self.judgement_tokens),
             shots=Shots(self.preceded),
             solutions=Solutions(self.solutions),
         )

@@ -14,7 +14,7 @@ from ...suite.bundle import Array, Bundle, BundleFolder
 from ...suite.data import Data
 from ...suite.protocols.optimisation import Recipe, half_cosine
 from ...suite.protocols.policy import Problems
-from ...suite.protocols.policy_grants import Grants, Hints, Shots, Solutions, Verifier
+from ...suite.protocols.policy_grants import Grants, Hints, JudgePrompt, Shots, Solutions, Verifier
 from ...suite.protocols.policy_measures import Cloze, Measures
 from ...suite.protocols.texts import pack, unpack
 from ...suite.registry import register_task
@@ -85,7 +85,7 @@ SETS: Mapping[str, Callable[[Data], QuestionSet]] = {
     title="ARC-Easy by likelihood, Qwen2.5-0.5B-Instruct with adapters, from 128 answered questions",
     budget={"currency": "tokens", "limit": 6000000, "wall_seconds": 18000.0, "memory_mb": 32768},
     data=("arc-easy", "qwen25-05b-instruct"),
-    grants=("verifier", "answers", "shots", "solutions"),
+    grants=("verifier", "answers", "judge", "shots", "solutions"),
     tags=("adapters", "gpu"),
     variants={
         "arc-challenge": {
@@ -171,6 +171,7 @@ class MultipleChoice(PretrainedPolicy):
         return Grants(
             verifier=Verifier(),
             answers=Hints(self.hinted),
+            judge=JudgePrompt(self.judge, self.points, self.judgement, self.judgement_tokens),
             shots=Shots(self.preceded),
             solutions=Solutions(self.solutions),
         )

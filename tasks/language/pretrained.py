@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
@@ -34,6 +35,15 @@ from .models import (
 if TYPE_CHECKING:
     from torch import Tensor
 
+JUDGING = """You are a strict judge. You give the answer to a question 0 to 5 points, one for each of these that holds:
+- it is about the question;
+- it gives a part of what is asked for;
+- it gives all that is asked for;
+- it is right;
+- it is right, and written just as it had to be, with nothing around it that does not belong there."""
+"""The system's words to a policy that judges: a rubric of five points that add up."""
+_ASKED = "Say in a sentence what holds and what does not. End with `Score: ` and the number of points.\n\n"
+_SCORE = re.compile(r".*\bScore: ([0-5])(?:/5)?\.?\s*", re.S)
 _SENTENCE = " The sun rises in the east and sets in the west. Water freezes at zero degrees and boils at one hundred."
 
 
@@ -65,6 +75,8 @@ class PretrainedPolicy(PolicyTask):
     )
     rows: ClassVar[int] = 256
     scored_rows: ClassVar[int] = 64
+    judgement_tokens: ClassVar[int] = 64
+    """After how many tokens a judgement is cut off."""
 
     def read(self, data: Data) -> Bundle:
         """The task's own arrays and facts."""
@@ -135,10 +147,6 @@ class PretrainedPolicy(PolicyTask):
         before, after = unpack(public["frame"])
         return [before + question + after for question in self.questions(public, indices)]
 
-    @functools.cached_property
-    def _turn(self) -> tuple[str, str]:
-        return chat_turn(checkpoint(Data(data_folder()), self.model_name), self.system)
-
     def preceded(self, prompt: str, shots: Sequence[Example]) -> str:
         """`prompt` after worked problems: earlier turns of the chat, as its template writes them, after the system's
         words; in a frame of the task's own, one after the other with an empty line between them."""
@@ -147,6 +155,33 @@ class PretrainedPolicy(PolicyTask):
         before, between = self._turn
         texts = [*(one.prompt + one.response for one in shots), prompt]
         return before + between.join(text.removeprefix(before) for text in texts)
+
+    def judge(self, prompt: str, response: str) -> str:
+        """A chat that begins with the rubric and asks for the points of an answer, whatever frame the prompt has."""
+        (before, after), (begin, end) = self._frames
+        question = prompt.removeprefix(before).removesuffix(after)
+        told = f"How it had to be answered: {self.system}\n\n" if self.system else ""
+        return f"{begin}{_ASKED}{told}Question: {question}\n\nAnswer: {response.strip()}{end}"
+
+    def points(self, judgement: str) -> float | None:
+        """The number after the last `Score: `, which ends a judgement; None where it does not, or was cut off."""
+        match = _SCORE.fullmatch(judgement)
+        return float(match[1]) if match else None
+
+    def judgement(self, right: Sequence[bool]) -> str:
+        if all(right):
+            return "It gives all that is asked for, it is right, and it is written as it had to be. Score: 5"
+        return "It is about the question and gives a part of what is asked for, but it is not right. Score: 2"
+
+    @functools.cached_property
+    def _turn(self) -> tuple[str, str]:
+        return chat_turn(checkpoint(Data(data_folder()), self.model_name), self.system)
+
+    @functools.cached_property
+    def _frames(self) -> tuple[tuple[str, str], tuple[str, str]]:
+        """What stands before and after a question of the task, and before and after one to the judge."""
+        folder = checkpoint(Data(data_folder()), self.model_name)
+        return self.frame or chat_frame(folder, self.system), chat_frame(folder, JUDGING)
 
 
 def split_by_seed(others: Array, draw: np.random.Generator, *sizes: int) -> list[Array]:

@@ -11,6 +11,7 @@ from .code import Code
 from .critique import Critique
 from .environment import Environment
 from .hints import Hints
+from .judge import JudgePrompt
 from .references import References
 from .shots import Shots
 from .solutions import Solutions
@@ -23,6 +24,7 @@ __all__ = [
     "Environment",
     "Grants",
     "Hints",
+    "JudgePrompt",
     "References",
     "Shots",
     "Solutions",
@@ -38,6 +40,7 @@ class Grants:
     verifier: Verifier | None = None
     answers: Hints | None = None
     environment: Environment | None = None
+    judge: JudgePrompt | None = None
     references: References | None = None
     shots: Shots | None = None
     attempts: Attempts | None = None
