@@ -34,6 +34,18 @@ def vote(answers: Sequence[str | None]) -> tuple[str | None, float]:
     return answer, votes / len(answers)
 
 
+def agreeing(view: PolicyView, made: Sequence[Sequence[str]], share: float, cutoff: int) -> list[Example]:
+    """The different responses that lead to the majority's answer, at most `cutoff` for each prompt of the pool; none
+    where less than `share` of its samples agree."""
+    kept = []
+    for prompt, responses in zip(view.prompts, made, strict=True):
+        answer, agree = vote([view.parse(text) for text in responses])
+        if answer is not None and agree >= share:
+            same = [text for text in distinct_parsed(view, responses) if view.parse(text) == answer]
+            kept += [Example(prompt, text) for text in same[:cutoff]]
+    return kept
+
+
 def judged(
     view: PolicyView, known: dict[int, dict[str, bool]], numbers: Sequence[int], responses: Sequence[str]
 ) -> list[bool]:

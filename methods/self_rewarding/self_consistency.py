@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ...suite.hyper import hyper
-from ...suite.protocols.policy import Example, PolicyMethod
+from ...suite.protocols.policy import PolicyMethod
 from ...suite.registry import register_method
-from ..common.responses import distinct_parsed, refit, vote
+from ..common.responses import agreeing, refit
 
 if TYPE_CHECKING:
     from ...suite.protocols.policy_model import Policy
@@ -25,7 +25,7 @@ class SelfConsistency(PolicyMethod):
     The paper draws 32 paths with temperature 0.7, keeps every path of the majority, and trains once. Chosen here: N =
     8; an answer counts where at least `share` of all samples agree, unparsed ones included in the number; at most
     `cutoff` different responses a prompt; several rounds, each from the first policy with the demonstrations, as
-    `rest-em`.
+    `rest-em`. MC-CoT, which also has the tokens of rationales voted on while they are learned, is `mc-cot`.
     """
 
     samples: int = hyper(8, low=2, high=32)
@@ -35,11 +35,5 @@ class SelfConsistency(PolicyMethod):
     epochs: int = hyper(4, low=1, high=16)
 
     def round(self, policy: Policy, view: PolicyView, number: int) -> None:
-        kept = []
         made = policy.generate(view.prompts, self.samples, self.temperature)
-        for prompt, responses in zip(view.prompts, made, strict=True):
-            answer, share = vote([view.parse(text) for text in responses])
-            if answer is not None and share >= self.share:
-                agreeing = [text for text in distinct_parsed(view, responses) if view.parse(text) == answer]
-                kept += [Example(prompt, text) for text in agreeing[: self.cutoff]]
-        refit(policy, view, kept, self.epochs)
+        refit(policy, view, agreeing(view, made, self.share, self.cutoff), self.epochs)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..bundle import Array
 from ..errors import MethodError
@@ -19,6 +20,7 @@ from ..seeds import derive, rng
 from ..spec import Budget
 from . import language_model
 from .context import Context, autocast
+from .dropout import residual_dropout
 from .language_model import Sampling, Sequences
 from .optimisation import make_optimizer
 from .policy import Example, Pair, PolicyMethod, PolicyTask, Referenced, Rollout
@@ -227,6 +229,28 @@ class Policy:
 
         longest = teacher if teacher.lengths.sum() >= student.lengths.sum() else student
         return self._train(longest, teacher.lengths + student.lengths, 2, loss, epochs, lr_scale)
+
+    def finetune_voted(
+        self, examples: Sequence[Example], passes: int, dropout: float, epochs: int = 1, lr_scale: float = 1.0
+    ) -> float:
+        """Fine-tuning on responses whose tokens are predicted by a vote: the mean of the logits of `passes` passes,
+        with `dropout` on what attention and feed-forward layers add (MC-CoT, arXiv:2311.14109).
+
+        Returns the last batch's loss, NaN without examples. Without dropout it is `finetune`, `passes` times as dear.
+        """
+        if not len(examples):
+            return float("nan")
+        prompts, responses = ([example[at] for example in examples] for at in (0, 1))
+        sequences = self._join(prompts, responses)
+        self._tell("examples", prompts, responses)
+        generator = torch.Generator(self._device).manual_seed(self._next_seed("dropout"))
+
+        def loss(chosen: Array) -> Tensor:
+            with residual_dropout(self._model, dropout, generator):
+                found = [sequences.logits(self._model, chosen, self._device) for _ in range(passes)]
+            return F.cross_entropy(torch.stack([logits for logits, _ in found]).mean(dim=0), found[0][1])
+
+        return self._train(sequences, passes * sequences.lengths, 1, loss, epochs, lr_scale, passes=passes)
 
     def reinforce(
         self, draw: Callable[[], Sequence[Rollout]], steps: int, reference: str = BASE, lr_scale: float = 1.0
@@ -611,10 +635,11 @@ class Policy:
         epochs: int,
         lr_scale: float,
         head: Sequence[nn.Parameter] = (),
+        passes: int = 1,
     ) -> float:
         """Train with a new optimiser on `loss(indices)`; an item holds `per_item` sequences of `tokens` (N,) in all.
 
-        Parameters of a `head` are trained along.
+        Parameters of a `head` are trained along. Each sequence takes `passes` passes, whose tokens are among `tokens`.
         """
         self._refuse_while_answering()
         recipe = self._task.recipe
@@ -628,7 +653,7 @@ class Policy:
         try:
             for _ in range(epochs):
                 for chosen in sequences.batches(size, draw):
-                    work = per_item * len(chosen)
+                    work = passes * per_item * len(chosen)
                     self._meter.charge(forward=work, backward=work, trained=int(tokens[chosen].sum()))
                     with autocast(self._context):
                         value = loss(chosen)
