@@ -28,6 +28,7 @@ SHORT = {
     "score": {"steps": 5, "sft_epochs": 4},
     "self-judge": {"epochs": 1},
     "agent-r": {"iterations": 1, "epochs": 1},
+    "mc-cot": {"passes": 2, "epochs": 1},
 }
 """Methods that train on source data before the stream, or do much in a round, for less long than they would."""
 
