@@ -183,7 +183,7 @@ def test_without_judgements_it_is_what_self_rewarding_begins_with(play: Play, ta
         assert {name: point.values[name] for name in ("accuracy", "tokens")} == {
             name: nothing.curve[1].values[name] for name in ("accuracy", "tokens")
         }
-    assert "judgement_parse_rate" not in nothing.metrics
+    assert "judgement_parse_rate" not in nothing.diagnostics
     judged = play(SelfRewardingJudge(judge_epochs=0), task=task, folder="judged").outcome
     assert judged.curve[1] == usual.curve[1]
     assert judged.curve[2:] != usual.curve[2:]
@@ -199,14 +199,13 @@ def test_equal_seeds_give_equal_runs_and_killed_ones_go_on(play: Play, task: Pol
     other = play(dataclasses.replace(method), task=task, folder="other", seed=1)
     assert other.outcome.predictions_sha256 != whole.outcome.predictions_sha256
     first, second, *later = [point.values for point in whole.outcome.curve]
-    assert "judgements" not in first
-    assert "judgements" not in second
+    assert "judgement_parse_rate" not in first
+    assert "judgement_parse_rate" not in second
     for values in later:
         # A judgement that it has learned to write mostly parses.
-        assert values["judgements"] % 3 == 0
         assert 0.5 < values["judgement_parse_rate"] <= 1.0
         assert values["labels"] > 0
-    assert whole.outcome.metrics["judgement_parse_rate"] == later[-1]["judgement_parse_rate"]
+    assert whole.outcome.diagnostics["judgement_parse_rate"] == later[-1]["judgement_parse_rate"]
 
 
 def test_judgements_that_do_not_parse_leave_the_policy_as_it_is(play: Play, tiny_task: type[PolicyTask]) -> None:
@@ -215,10 +214,9 @@ def test_judgements_that_do_not_parse_leave_the_policy_as_it_is(play: Play, tiny
             return dataclasses.replace(super().grants(), judge=dataclasses.replace(JUDGE, points=lambda text: None))
 
     outcome = play(SelfRewardingJudge(temperature=1.5), task=Mute()).outcome
-    assert outcome.metrics["judgement_parse_rate"] == 0.0
+    assert outcome.diagnostics["judgement_parse_rate"] == 0.0
     assert len({point.values["accuracy"] for point in outcome.curve[1:]}) == 1
     assert outcome.diagnostics["labels"] == 0
-    assert outcome.diagnostics["judgements"] > 0
 
 
 def test_a_judge_that_cannot_add_does_not_pass_the_gate(play: Play, task: PolicyTask) -> None:
@@ -232,8 +230,7 @@ def test_a_judge_that_cannot_add_does_not_pass_the_gate(play: Play, task: Policy
     outcome = play(SelfRewardingJudge(), task=Gated()).outcome
     for point in outcome.curve[2:]:
         assert point.values["gate_pairs"] > 0
-        # Two responses in two orders, three judgements each.
-        assert point.values["judgements"] >= 12 * point.values["gate_pairs"]
+        assert point.values["judgement_parse_rate"] > 0
         assert point.values["labels"] == 0 or point.values["gate_open"] == 1.0
 
 
@@ -349,6 +346,5 @@ def test_it_runs_on_a_pretrained_model(
     assert judged.prompts
     assert all("You are a strict judge." in prompt for prompt in judged.prompts)
     # Untrained, it says nothing that can be read.
-    assert outcome.metrics["judgement_parse_rate"] == 0.0
-    assert outcome.diagnostics["judgements"] == 3 * len(judged.prompts)
+    assert outcome.diagnostics["judgement_parse_rate"] == 0.0
     assert outcome.diagnostics["labels"] == 0
