@@ -179,6 +179,8 @@ def test_equal_seeds_give_equal_runs_and_killed_ones_go_on(play: Play) -> None:
     play(dataclasses.replace(method), folder="killed", stop_after=1)
     resumed = play(dataclasses.replace(method), folder="killed")
     assert whole.outcome == resumed.outcome
+    permuted = play(dataclasses.replace(method), folder="permuted", permute=1)
+    assert permuted.outcome.predictions_sha256 == whole.outcome.predictions_sha256
     plain = play(SelfConsistency(), folder="plain")
     assert plain.outcome.predictions_sha256 != whole.outcome.predictions_sha256
 

@@ -196,6 +196,10 @@ def test_equal_seeds_give_equal_runs_and_killed_ones_go_on(play: Play, task: Pol
     resumed = play(dataclasses.replace(method), task=task, folder="killed")
     assert whole.outcome == resumed.outcome
     assert whole.counts.tokens == resumed.counts.tokens
+    # What is right in the pool it is not told.
+    permuted = play(dataclasses.replace(method), task=task, folder="permuted", permute=1)
+    assert permuted.outcome.predictions_sha256 == whole.outcome.predictions_sha256
+    assert permuted.outcome.curve != whole.outcome.curve
     other = play(dataclasses.replace(method), task=task, folder="other", seed=1)
     assert other.outcome.predictions_sha256 != whole.outcome.predictions_sha256
     first, second, *later = [point.values for point in whole.outcome.curve]
