@@ -120,7 +120,7 @@ def test_the_first_policy_is_the_kept_one_and_its_error_is_declared(bundle: Bund
 def test_hidden_answers_stay_out_of_what_methods_see(bundle: BundleFolder) -> None:
     assert bundle.public().keys() == {"terms"}
     assert bundle.private().keys() == {"sums"}
-    assert ArithmeticTinyUnverified.__selfbench__["grants"] == ("attempts", "solutions")
+    assert not {"verifier", "answers"} & set(ArithmeticTinyUnverified.__selfbench__["grants"])
 
 
 def test_further_attempts_and_feedback_are_words_of_the_model() -> None:
