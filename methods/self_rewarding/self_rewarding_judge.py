@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 
 
 @register_method(
-    "self-rewarding-judge", family="self-rewarding", protocol="policy", paper="arXiv:2401.10020", needs=("judge",)
+    "self-rewarding-judge",
+    family="self-rewarding",
+    protocol="policy",
+    paper="arXiv:2401.10020",
+    needs=("judge",),
+    own_judge=True,
 )
 @dataclass
 class SelfRewardingJudge(PolicyMethod):
