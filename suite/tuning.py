@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -128,14 +128,32 @@ def has_range(item: Hyper) -> bool:
     return isinstance(item.default, (int, float)) and item.low is not None and item.high is not None
 
 
-def draw_params(method: Entry, number: int, search_seed: int, fixed: Mapping[str, Any], preset: str) -> dict[str, Any]:
-    """All hyper-parameters of draw `number`: `fixed` ones are never drawn, draw 0 is not drawn at all."""
+def possible(item: Hyper, grants: Collection[str]) -> Hyper:
+    """`item` without the choice of a strong view where the task has none."""
+    if item.choices is None or "strong" not in item.choices or "strong-augmentation" in grants:
+        return item
+    return replace(item, choices=tuple(choice for choice in item.choices if choice != "strong"))
+
+
+def draw_params(
+    method: Entry,
+    number: int,
+    search_seed: int,
+    fixed: Mapping[str, Any],
+    preset: str,
+    grants: Collection[str] = ("strong-augmentation",),
+) -> dict[str, Any]:
+    """All hyper-parameters of draw `number`: `fixed` ones are never drawn, draw 0 is not drawn at all.
+
+    `grants` are those of the task, which say what can be chosen (`possible`).
+    """
     params = method.params(fixed, preset)
     if number == 0:
         return params
     for item in method.hypers:
         if item.name not in fixed and has_range(item):
-            params[item.name] = draw_value(item, rng(search_seed, "tune", method.name, number, item.name))
+            draw = rng(search_seed, "tune", method.name, number, item.name)
+            params[item.name] = draw_value(possible(item, grants), draw)
     return params
 
 
@@ -162,7 +180,7 @@ def plan_search(
     held = dict(fixed or {})
     planned = []
     for number in range(draws):
-        params = draw_params(method, number, search_seed, held, task.options["preset"])
+        params = draw_params(method, number, search_seed, held, task.options["preset"], task.options["grants"])
         specs = [make_spec(task, method, params, seed, settings, budget, rule.name, "tune") for seed in seeds]
         planned.append(Draw(number, params, tuple(specs)))
     drawn = tuple(item.name for item in method.hypers if item.name not in held and has_range(item))

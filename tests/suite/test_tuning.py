@@ -123,6 +123,15 @@ def test_a_new_hyper_parameter_changes_no_other_one() -> None:
     assert tuning.draw_params(fewer, 3, 0, {}, "") == {item.name: drawn[item.name] for item in fewer.hypers}
 
 
+@pytest.mark.parametrize("method", ["supervised", "pseudo-label"])
+def test_a_strong_view_is_drawn_where_the_task_has_one_alone(method: str) -> None:
+    task = registry.get("task", "gaussian-shift-d20-n1000")
+    options = {"draws": 12, "seeds": [100], "rule": tuning.tuning_rule("validation")}
+    assert "strong" in {draw.params["augment"] for draw in search(method, draws=12).draws}
+    planned = tuning.plan_search(task, registry.get("method", method), **options)
+    assert "strong" not in {draw.params["augment"] for draw in planned.draws}
+
+
 def test_what_is_held_fixed_is_not_drawn() -> None:
     planned = search(fixed={"ratio": 2, "weight": 0.5})
     assert planned.drawn == ("lr_scale", "threshold", "augment")
