@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from selfbench.methods.baselines.supervised import Supervised
 from selfbench.methods.self_training.noisy_student import NoisyStudent
+from selfbench.suite.protocols.adaptation import AdaptationTask
 
 POOL = 68
 BATCH = 8
@@ -58,6 +59,42 @@ def test_loss_and_gradient_equal_a_loop_over_examples(
     assert loss.item() == pytest.approx(slow.item(), abs=1e-10)
     for mine, theirs in zip(torch.autograd.grad(loss, parameters), expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-10)
+
+
+class PlainTask(AdaptationTask):
+    """No strong view; `recipe`, `model` and `inputs` of another task."""
+
+    n_classes = 4
+
+    def __init__(self, of: AdaptationTask, own_loss: bool = False) -> None:
+        self.recipe, self.model, self.inputs = of.recipe, of.model, of.inputs  # type: ignore[misc, method-assign]
+        self.own_loss = own_loss  # type: ignore[misc]
+        self.batches: list[int] = []
+
+    def weak(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
+        return 0.9 * inputs
+
+    def supervised(self, model: nn.Module, inputs: Any, targets: Tensor) -> Tensor:
+        self.batches.append(len(inputs))
+        return super().supervised(model, inputs, targets)
+
+
+@pytest.mark.parametrize("own_loss", [False, True])
+def test_without_a_strong_view_the_weak_one_is_learnt_from(
+    make_view: Callable[..., Any], make_batches: Callable[..., Any], dropout_task: Any, own_loss: bool
+) -> None:
+    """In one forward, or one after the other where the model computes its loss itself: equal without batch norm."""
+    task = PlainTask(dropout_task, own_loss)
+    task.model = lambda: nn.Linear(6, 4).double()  # type: ignore[method-assign]
+    method = NoisyStudent(dropout=0.0, weight=2.0)
+    view = make_view(method, task)
+    labeled, unlabeled = make_batches(view)
+    _as_student(method, view)
+    expected = F.cross_entropy(method.model(0.9 * labeled.x), labeled.y)
+    targets = method.model(view.unlabeled).argmax(dim=1)[unlabeled.index]
+    expected = expected + 2.0 * F.cross_entropy(method.model(0.9 * unlabeled.x), targets)
+    assert method.loss(labeled, unlabeled).item() == pytest.approx(expected.item(), abs=1e-12)
+    assert task.batches == ([len(unlabeled), len(labeled)] if own_loss else [])
 
 
 def test_targets_are_those_of_the_examples_of_the_batch(
