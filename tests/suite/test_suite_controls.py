@@ -34,10 +34,11 @@ EXCEPTIONS: Mapping[tuple[str, str], tuple[set[str], str]] = {
     ),
 }
 """Suite and task -> the controls that it may lack, and why."""
+SPECS = {name: load_suite(name).specs for name in suite_names()}
 ADAPTATION = [
     pytest.param(suite, task, id=f"{suite}: {task}")
-    for suite in suite_names()
-    for task in dict.fromkeys(spec.task.name for spec in load_suite(suite).specs)
+    for suite, specs in SPECS.items()
+    for task in dict.fromkeys(spec.task.name for spec in specs)
     if registry.get("task", task).protocol == "adaptation"
 ]
 
@@ -72,7 +73,7 @@ def demanded(task: registry.Entry) -> set[str]:
 
 @pytest.mark.parametrize(("suite", "name"), ADAPTATION)
 def test_every_control_is_there(suite: str, name: str) -> None:
-    specs = [spec for spec in load_suite(suite).specs if spec.task.name == name]
+    specs = [spec for spec in SPECS[suite] if spec.task.name == name]
     seeds = {spec.seed for spec in specs}
     missing = set()
     for seed in seeds:
@@ -84,9 +85,8 @@ def test_every_control_is_there(suite: str, name: str) -> None:
 def test_exceptions_are_of_tasks_that_have_all_controls_elsewhere() -> None:
     for suite, name in EXCEPTIONS:
         assert any(
-            demanded(registry.get("task", name))
-            <= controls([s.method for s in load_suite(other).specs if s.task.name == name])
-            for other in suite_names()
+            demanded(registry.get("task", name)) <= controls([s.method for s in specs if s.task.name == name])
+            for other, specs in SPECS.items()
             if other != suite
         ), f"{name} of {suite}"
 
