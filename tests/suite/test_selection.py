@@ -72,7 +72,7 @@ def test_rules_and_metrics_are_described() -> None:
         "em_exact_extract", "f1_exact_extract", "f1_same_language",
         "detection_accuracy", "class_method_accuracy", "average_precision", "parse_rate", "majority_accuracy",
         "pass_at_k", "lenient_accuracy", "swap_consistency", "rank_correlation", "response_parse_rate",
-        "plain_accuracy", "own_parse_rate", "feedback_parse_rate", "probe_arc_easy",
+        "plain_accuracy", "own_parse_rate", "feedback_parse_rate", "judgement_parse_rate", "probe_arc_easy",
     }  # fmt: skip
 
 
