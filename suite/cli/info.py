@@ -41,6 +41,8 @@ def info(
 
 def _describe(entry: Any) -> dict[str, Any]:
     data: dict[str, Any] = {"kind": entry.kind, "name": entry.name, **entry.options, "description": entry.doc}
+    if apart := data.pop("source", None):
+        data["data of its source"] = apart["data"]
     if entry.kind == "method":
         data["hyper-parameters"] = {
             item.name: {

@@ -96,6 +96,13 @@ def test_a_data_set_of_the_source_is_asked_for_where_it_is_read(
     assert "ILSVRC2012_img_train.tar" in str(caught.value)
 
 
+def test_info_tells_the_data_of_the_source_beside_the_file(cli: Callable) -> None:
+    shown = cli("info", "imagenet-c-5k-continual").out
+    assert "data of its source: imagenet-train, imagenet, torchvision-models\n" in shown
+    assert shown.rstrip().endswith("tasks/streams/imagenet.py")
+    assert "data of its source" not in cli("info", "toy-stream").out
+
+
 @pytest.mark.parametrize("given", ['("digits",)', '{"data": ("digits",)}', '{"bundle": "x", "data": ["digits"]}'])
 def test_a_registration_that_says_it_wrong_is_refused(tmp_path: Path, given: str) -> None:
     file = tmp_path / "task.py"
