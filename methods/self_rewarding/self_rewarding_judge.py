@@ -42,12 +42,12 @@ class SelfRewardingJudge(PolicyMethod):
     response none of whose judgements parses is neither chosen nor rejected, and equal rewards give no pair.
 
     The paper's seed data has judgements made of people's rankings. Here they are made of the demonstrations
-    (`methods/common/critique.py`): the worked response is right, one with a step of another demonstration is not. In
-    round 1 they are trained on, with the demonstrations, for `judge_epochs` after what `self-rewarding` does there;
-    with 0 the judge is the policy as it comes. The paper's new prompts are written by a model; here they are those of
-    the pool. As in `self-rewarding`, different responses that parse are judged, and `dpo_lr` is a multiple of the
-    learning rate. With 0 judgements the rounds after the first leave the policy as it is; where the task has a gate for
-    judges, so does a round in which it stays shut.
+    (`methods/common/critique.py`): the worked response is right, one with a step of another demonstration is not. As
+    there, one fine-tuning is on both, in which each demonstration comes `sft_epochs` times and each judgement
+    `judge_epochs` times; with 0 of these the judge is the policy as it comes, and round 1 that of `self-rewarding`. The
+    paper's new prompts are written by a model; here they are those of the pool. As in `self-rewarding`, different
+    responses that parse are judged, and `dpo_lr` is a multiple of the learning rate. With 0 judgements the rounds after
+    the first leave the policy as it is; where the task has a gate for judges, so does a round in which it stays shut.
     """
 
     samples: int = hyper(4, low=2, high=16)
@@ -63,10 +63,7 @@ class SelfRewardingJudge(PolicyMethod):
 
     def round(self, policy: Policy, view: PolicyView, number: int) -> None:
         if number == 1:
-            policy.finetune(view.demonstrations, epochs=self.sft_epochs)
-            if self.judge_epochs:
-                worked = worked_judgements(policy, view, self.temperature)
-                policy.finetune([*view.demonstrations, *worked], epochs=self.judge_epochs)
+            self.begin(policy, view)
             return
         if not self.judgements or not view.gate(policy, partial(self.prefers, policy, view)):
             return
@@ -76,6 +73,14 @@ class SelfRewardingJudge(PolicyMethod):
         rewards = self.rewards(policy, view, asked, [text for texts in groups for text in texts])
         pairs = best_and_worst(view.prompts, groups, rewards)
         policy.prefer(pairs, beta=self.beta, epochs=self.epochs, lr_scale=self.dpo_lr)
+
+    def begin(self, policy: Policy, view: PolicyView) -> None:
+        """One training on demonstrations and worked judgements, each as often as it has epochs."""
+        if not self.judge_epochs:
+            policy.finetune(view.demonstrations, epochs=self.sft_epochs)
+            return
+        worked = worked_judgements(policy, view, self.temperature)
+        policy.finetune([*list(view.demonstrations) * self.sft_epochs, *worked * self.judge_epochs])
 
     def rewards(
         self, policy: Policy, view: PolicyView, prompts: Sequence[str], responses: Sequence[str]

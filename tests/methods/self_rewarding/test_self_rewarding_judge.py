@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -170,6 +171,28 @@ def test_worked_judgements_are_of_right_and_flawed_demonstrations(play: Play, ta
     for one in seen:
         terms, answer = one.prompt[:-1].split("=")
         assert (sum(map(int, terms.split("+"))) == int(answer)) == (one.response == "5")
+
+
+def test_round_one_is_one_training_on_demonstrations_and_judgements(
+    play: Play, task: PolicyTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Any] = []
+    real = Policy.finetune
+
+    def finetune(self: Policy, examples: Sequence[Example], *args: Any, **more: Any) -> float:
+        told.append((Counter(map(tuple, examples)), more))
+        return real(self, examples, *args, **more)
+
+    monkeypatch.setattr(Policy, "finetune", finetune)
+    play(SelfRewardingJudge(sft_epochs=3, judge_epochs=2, judgements=0), task=task)
+    [(examples, more)] = told
+    assert more == {}
+    shown = {one: times for one, times in examples.items() if "?" not in one[0]}
+    worked = {one: times for one, times in examples.items() if "?" in one[0]}
+    assert len(shown) == 24
+    assert set(shown.values()) == {3}
+    assert len(worked) > 36
+    assert set(worked.values()) == {2}
 
 
 def test_without_judgements_it_is_what_self_rewarding_begins_with(play: Play, task: PolicyTask) -> None:
