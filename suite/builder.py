@@ -1,4 +1,4 @@
-"""The preparing process: builds a bundle, or what lies beside one, and says how far it is."""
+"""The preparing process: fetches data and builds a bundle, or what lies beside one, and says how far it is."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from typing import Any
 from . import registry
 from .errors import SelfbenchError
 from .frozen import build_frozen
-from .prepare import build
+from .prepare import build, data_of, fetch_missing
+from .processes import ran_out_of_memory
 from .spec import RunSpec
+
+_MORE = "make room: end other programs, or take a machine, or a GPU, with more memory"
 
 
 def write_request(task: registry.Entry, folder: Path, **more: Any) -> Path:
@@ -27,7 +30,7 @@ def write_request(task: registry.Entry, folder: Path, **more: Any) -> Path:
 
 
 def main(request: Path) -> int:
-    """Build what `request` names; in the preparing process. Leaves progress and errors in a status file."""
+    """Build what `request` names; in the preparing process. Leaves progress, or error and status, in a status file."""
     asked: dict[str, Any] = json.loads(request.read_text())
     status = Path(asked["status"])
 
@@ -39,10 +42,15 @@ def main(request: Path) -> int:
         if "spec" in asked:
             build_frozen(RunSpec.model_validate(asked["spec"]), asked["part"], tell)
         else:
-            build(registry.get("task", asked["task"]), tell, asked.get("part", ""))
+            task, part = registry.get("task", asked["task"]), asked.get("part", "")
+            fetch_missing(data_of(task, part), tell)
+            build(task, tell, part)
     except Exception as error:
         traceback.print_exc()
-        prefix = "" if isinstance(error, SelfbenchError) else f"{type(error).__name__}: "
-        status.write_text(json.dumps({"error": f"{prefix}{error}"}))
+        text, oom = str(error), ran_out_of_memory(error)
+        if not isinstance(error, SelfbenchError):
+            text = f"{type(error).__name__}: {text}".removesuffix(": ") + (f"; {_MORE}" if oom else "")
+            text += f" (log: {status.with_suffix('.log')})"
+        status.write_text(json.dumps({"error": text, "status": "oom" if oom else "failed"}))
         return 1
     return 0

@@ -19,17 +19,18 @@ IO_ERROR = 74
 class Job:
     """`spec` and where its record goes; the rest changes no result.
 
+    `code`: git commit and dirty flag of the caller's checkout. `bundle`: where the task's data lies, `frozen`: the parts
+    of the cache of what no method changes, `source`: the parts of the source that the task keeps apart from its bundle
+    and the method needs. `unprepared`: status and reason of the record where these could not be made; nothing is run.
     `replace`: run although a record exists (retry). `permute`: shuffle the hidden labels by this seed, for the leak
-    check. `frozen`: where the parts of the cache of what no method changes lie. `source`: where the parts of the source
-    lie that the task keeps apart from its bundle and the method needs. `gpu`: index of the device, None for the CPU.
-    `code`: git commit and dirty flag of the caller's checkout.
+    check. `gpu`: index of the device, None for the CPU.
     """
 
     spec: dict[str, Any]
     results: str
-    bundle: str
     command: str
     code: dict[str, Any]
+    bundle: str = ""
     attempt: int = 1
     replace: bool = False
     permute: int | None = None
@@ -37,6 +38,7 @@ class Job:
     checkpoint_seconds: float = 30.0
     frozen: dict[str, str] = field(default_factory=dict)
     source: dict[str, str] = field(default_factory=dict)
+    unprepared: dict[str, str] = field(default_factory=dict)
 
     @property
     def run_spec(self) -> RunSpec:

@@ -16,11 +16,20 @@ from .store import Store
 
 @dataclass(frozen=True)
 class State:
-    """One run: `state` is ok, failed, timeout, oom, broken (file), running, or missing; `detail` says why."""
+    """One run: `state` is ok, failed, timeout, oom, broken (file), running, or missing; `detail` says why.
+
+    `unprepared`: its record says that it never began, because its task could not be prepared.
+    """
 
     spec: RunSpec
     state: str
     detail: str = ""
+    unprepared: bool = False
+
+    @property
+    def to_do(self) -> bool:
+        """Whether `selfbench run` would run it."""
+        return self.unprepared or self.state in ("missing", "broken")
 
 
 def states(specs: Iterable[RunSpec], store: Store) -> list[State]:
@@ -32,14 +41,14 @@ def _state(spec: RunSpec, store: Store) -> State:
         record = store.read(spec)
     except RecordError as error:
         return State(spec, "broken", str(error))
-    if record is not None:
+    if record is not None and record.started:
         return State(spec, record.status, record.reason)
     claim = store.work(spec) / "claim"
     if claim.exists():
         with locked(claim, wait=False) as free:
             if not free:
                 return State(spec, "running")
-    return State(spec, "missing")
+    return State(spec, record.status, record.reason, unprepared=True) if record else State(spec, "missing")
 
 
 def matrix(rows: Sequence[State]) -> list[tuple[str, str, Counter[str]]]:

@@ -56,11 +56,23 @@ def source_folders(task: registry.Entry, method: registry.Entry) -> dict[str, Bu
     return {part: source_folder(task, part) for part in source_parts(task, method)}
 
 
+def data_of(task: registry.Entry, part: str = "") -> list[str]:
+    """The data sets of the bundle of `task`, or of one of `source_parts` and what it stands on."""
+    return list(dict.fromkeys((*task.options["data"], *(task.options["source"]["data"] if part else ()))))
+
+
 def data_sets(pairs: Iterable[tuple[registry.Entry, registry.Entry]]) -> list[str]:
     """The data sets that these pairs of a task and a method need, each once."""
-    wanted = [(*task.options["data"], *(task.options["source"]["data"] if source_parts(task, method) else ()))
-              for task, method in pairs]  # fmt: skip
+    wanted = [data_of(task, part) for task, method in pairs for part in ("", *source_parts(task, method))]
     return list(dict.fromkeys(name for names in wanted for name in names))
+
+
+def missing_data(names: Iterable[str]) -> list[str]:
+    """Those of the data sets `names` that are not on this machine."""
+    from .data import Data
+
+    data = Data(data_folder())
+    return [name for name in names if not data.present(name)]
 
 
 def fetch_missing(names: Iterable[str], progress: Callable[[str], None]) -> None:
@@ -71,14 +83,13 @@ def fetch_missing(names: Iterable[str], progress: Callable[[str], None]) -> None
     from .data import Data
 
     data = Data(data_folder())
-    for name in names:
-        if not data.present(name):
-            size = data.describe(name).bytes_to_fetch
-            if size > UNASKED:
-                raise DataMissing(f"Data set '{name}' is not on this machine.\n{data.how_to_get(name)}")
-            if size:
-                progress(f"fetching {name} ({size / 1e6:.0f} MB)")
-            data.fetch(name)
+    for name in missing_data(names):
+        size = data.describe(name).bytes_to_fetch
+        if size > UNASKED:
+            raise DataMissing(f"Data set '{name}' is not on this machine.\n{data.how_to_get(name)}")
+        if size:
+            progress(f"fetching {name} ({size / 1e6:.0f} MB)")
+        data.fetch(name)
 
 
 def is_whole(folder: BundleFolder) -> bool:

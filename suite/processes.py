@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import resource
 import signal
@@ -71,6 +72,17 @@ def _resident(process: psutil.Process) -> int:
         return int(process.memory_info().rss)
     with open(f"/proc/{process.pid}/status") as file:  # noqa: PTH123 - a kernel file
         return sum(int(line.split()[1]) * 1024 for line in file if line.startswith(("RssAnon:", "RssShmem:")))
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether `error` says that memory, of the host or of the device, could not be had."""
+    import torch
+
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    if isinstance(error, RuntimeError) and any(said in str(error) for said in ("can't allocate memory", "bad_alloc")):
+        return True
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError))
 
 
 def group_memory_mb(pid: int) -> float:

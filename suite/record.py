@@ -116,6 +116,11 @@ class Record(Frozen):
     cost: Cost = Cost()
     provenance: Provenance
 
+    @property
+    def started(self) -> bool:
+        """Whether the run began: of one whose preparation failed, the record names no data that it was made of."""
+        return bool(self.provenance.bundle_sha256)
+
     def results(self) -> dict[str, Any]:
         """What equal specs must reproduce exactly on the CPU: everything but measured resources and provenance."""
         data = self.model_dump(mode="json", exclude={"provenance", "cost"})

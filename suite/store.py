@@ -58,7 +58,8 @@ class Summary(NamedTuple):
     """What the board needs of one record: one line of the index, in the order of its columns.
 
     `params` and `budget` are canonical JSON, `value` is the primary metric, memory is in MiB, `bundle` the digest of
-    data and source weights, `data_facts` the facts of the data as canonical JSON, empty without any.
+    data and source weights, empty where the run never began, `data_facts` the facts of the data as canonical JSON,
+    empty without any.
     """
 
     run_id: str
@@ -86,6 +87,11 @@ class Summary(NamedTuple):
     gpu_memory_mb: float
     bundle: str = ""
     data_facts: str = ""
+
+    @property
+    def started(self) -> bool:
+        """Whether the run began; there is no record of others, or one of a preparation that failed."""
+        return bool(self.bundle)
 
 
 _COLUMNS = ", ".join(f'"{name}"' for name in Summary._fields)

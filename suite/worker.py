@@ -29,7 +29,7 @@ from pydantic import Field, ValidationError
 from . import registry
 from .bundle import BundleFolder, source_key
 from .data_facts import data_facts
-from .errors import BudgetExhausted, MethodError, SelfbenchError
+from .errors import BudgetExhausted, MethodError, RecordError, SelfbenchError
 from .files import locked
 from .job import BUSY, IO_ERROR, Job
 from .meter import Meter, peak_memory_mb
@@ -42,6 +42,7 @@ from .processes import (
     kill_descendants,
     kill_group,
     limit_memory,
+    ran_out_of_memory,
 )
 from .protocols.active import ActiveTask
 from .protocols.active_loop import run_active
@@ -60,6 +61,8 @@ _LOOK_EVERY = 0.2
 """Seconds between looks at the method's memory."""
 _REST = 0.02
 """Seconds the scorer rests when it has taken all that was sealed: a receiver that waits makes sending slow."""
+_MORE = "allow more with `--budget memory_mb=N`, or take a smaller model or task"
+_MORE_ON_A_GPU = "take a GPU with more memory, fewer runs at once (`-j 1`), or a smaller model or task"
 _ENCODERS = frozenset({"fine-tuning", "token-tagging", "question-answering"})
 """Tags of tasks whose runs train an encoder of `transformers` on its own tokens."""
 _SMALL = 8192
@@ -75,7 +78,12 @@ def main(job: Job) -> int:
         with locked(work / "claim", wait=False) as mine:
             if not mine:
                 return BUSY
-            if not job.replace and store.path(spec).exists():
+            if _stands(store, spec, job):
+                return 0
+            if job.unprepared:
+                # What an earlier attempt has left, a checkpoint for one, waits for the next.
+                status: Status = "oom" if job.unprepared["status"] == "oom" else "failed"
+                store.write(_record(job, spec, _Result(status, job.unprepared["reason"]), None, None, 0.0))
                 return 0
             record = _run(job, spec, work)
             store.write(record)
@@ -90,6 +98,18 @@ def main(job: Job) -> int:
         print(f"cannot write under {job.results}: {error}", file=sys.stderr)
         return IO_ERROR
     return 0
+
+
+def _stands(store: Store, spec: RunSpec, job: Job) -> bool:
+    """Whether there is a record that this job is not to replace. What ran is never replaced by what could not begin."""
+    if job.replace and not job.unprepared:
+        return False
+    try:
+        record = store.read(spec)
+    except RecordError:
+        # The engine moves a broken file out of the way first.
+        return True
+    return record is not None and record.started
 
 
 class _Tally(Cost):
@@ -145,8 +165,9 @@ def _run(job: Job, spec: RunSpec, work: Path) -> Record:
                 kept = Store(Path(job.results)).predictions(spec)
                 kept.parent.mkdir(parents=True, exist_ok=True)
                 result.outcome.predictions.replace(kept)
-    except MethodError as error:
-        result.status, result.reason = "failed", str(error)
+    except (SelfbenchError, ImportError, MemoryError, torch.OutOfMemoryError) as error:
+        # A broken contract, or what the scorer's side of the task lacks here.
+        result.status, result.reason = _reason(error)
     finally:
         kill_group(method_pid)
         kill_descendants()
@@ -171,7 +192,7 @@ def _listen(wire: Wire, scorer: Scorer, result: _Result, spec: RunSpec, method_p
             memory = group_memory_mb(method_pid)
             if memory > spec.budget.memory_mb:
                 result.status = "oom"
-                result.reason = f"took {memory:.0f} MiB of memory; the limit is {spec.budget.memory_mb} MiB"
+                result.reason = f"took {memory:.0f} MiB of memory; the limit is {spec.budget.memory_mb} MiB; {_MORE}"
                 return
         ready, _, _ = select.select([wire.socket], [], [], min(_LOOK_EVERY, deadline - now))
         if not ready:
@@ -300,15 +321,13 @@ def _counts(meter: Meter, device: torch.device, context: Context | None) -> dict
     }
 
 
-def _reason(error: BaseException) -> tuple[str, str]:
-    """Status and one-line reason of an exception in the method's process."""
+def _reason(error: BaseException) -> tuple[Status, str]:
+    """Status and reason of an exception in one of the two processes."""
     text = f"{type(error).__name__}: {error}".strip().removeprefix("MethodError: ")
-    memory = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    )
-    if memory:
-        remedy = "allow more with `--budget memory_mb=N`, or take a smaller model or task"
-        return "oom", f"{text or 'out of memory'}; {remedy}"
+    if ran_out_of_memory(error):
+        # The budget's limit is one of the host's memory.
+        remedy = _MORE_ON_A_GPU if isinstance(error, torch.OutOfMemoryError) else _MORE
+        return "oom", f"{text.removesuffix(':')}; {remedy}"
     if isinstance(error, BudgetExhausted):
         text = "the budget ended outside of training"
     frames = traceback.extract_tb(error.__traceback__)
@@ -322,14 +341,15 @@ def _record(
     spec: RunSpec,
     result: _Result,
     scorer: Scorer | None,
-    bundle: BundleFolder,
+    bundle: BundleFolder | None,
     seconds: float,
 ) -> Record:
+    """The record of a run; `bundle` is None where it never began, for want of what it needs."""
     tally, outcome = result.tally, result.outcome
     cost = tally.model_dump(include=set(Cost.model_fields))
     cost["labels"] += outcome.extra_labels if outcome else 0
     cost["setup_seconds"] = max(0.0, seconds - tally.seconds)
-    facts = bundle.facts
+    facts = bundle.facts if bundle else {}
     source = _source(job)
     prepared = [facts, *(folder.facts for folder in source.values())]
     cost["preparation_seconds"] = sum(float(each.get("preparation_seconds", 0.0)) for each in prepared)
@@ -356,7 +376,7 @@ def _record(
             git_dirty=job.code.get("dirty"),
             method_sha256=method_entry.source_sha256,
             task_sha256=source_key(task_entry.file, registry.PACKAGE),
-            bundle_sha256=bundle.sha256,
+            bundle_sha256=bundle.sha256 if bundle else "",
             source_sha256={part: folder.sha256 for part, folder in source.items()},
             stream_sha256=scorer.stream.sha256 if isinstance(scorer, StreamScorer) else None,
             python=platform.python_version(),

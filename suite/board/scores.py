@@ -159,7 +159,8 @@ def _badness(field: Field, sign: float, kinds: list[str]) -> tuple[Array, list[i
     """Scores (rows, seeds) with lower better, and how many of each row were imputed.
 
     A failed, timed-out or out-of-memory run counts as the worst score that any method got on that seed, so that no
-    method gains by failing where it would have done badly. A missing run stays missing.
+    method gains by failing where it would have done badly. A missing run stays missing, and so does one that never
+    began because its task could not be prepared.
     """
     columns = {seed: at for at, seed in enumerate(field.seeds)}
     badness = np.full((len(field.rows), len(columns)), np.nan)
@@ -168,7 +169,7 @@ def _badness(field: Field, sign: float, kinds: list[str]) -> tuple[Array, list[i
         for item in row.outcomes:
             if item.value is not None:
                 badness[i, columns[item.seed]] = sign * item.value
-            failed[i, columns[item.seed]] = item.status in FAILURES
+            failed[i, columns[item.seed]] = item.status in FAILURES and item.run.started
     rivals = np.array([kind != "upper-bound" for kind in kinds], dtype=bool)
     worst = np.max(np.where(np.isnan(badness[rivals]), -np.inf, badness[rivals]), axis=0, initial=-np.inf)
     fillable = failed & np.isfinite(worst)

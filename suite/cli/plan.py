@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from . import options
+from .progress import unprepared
 from .select import choose_device, gather
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def plan(
     from ..plan import needs
 
     rows = _rows(suite, task, method, seeds, device, precision, threads, results)
-    open_specs = [row.spec for row in rows if row.state in ("missing", "broken")]
+    open_specs = [row.spec for row in rows if row.to_do]
     wanted = needs(open_specs)
     if as_json:
         data = {"runs": [_as_dict(row) for row in rows], "needs": [need.__dict__ for need in wanted]}
@@ -74,8 +75,10 @@ def status(
         return
     _print_matrix(rows)
     for row in rows:
-        if row.state not in ("ok", "missing", "running"):
+        if row.state not in ("ok", "missing", "running") and not row.unprepared:
             typer.echo(f"{row.state}: {row.spec.label} ({row.spec.run_id}): {row.detail}")
+    for text in unprepared((row.spec, row.detail) for row in rows if row.unprepared):
+        typer.echo(text)
     counts = Counter(row.state for row in rows)
     typer.echo(", ".join(f"{number} {state}" for state, number in sorted(counts.items())))
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -22,11 +23,26 @@ def describe(record: Record) -> str:
     from ..metrics import METRICS
 
     if record.status != "ok":
-        return f"{record.status}: {record.reason}"
+        return why(record)
     metric = METRICS[record.primary]
     value = record.metrics[record.primary]
     shown = f"{100 * value:.1f} %" if metric.percent else f"{value:.3f}"
     return f"{record.primary} {shown}  {record.cost.seconds:.1f} s"
+
+
+def why(record: Record) -> str:
+    """Status and reason of a run that is not `ok`; why runs could not begin is told once for all of them at the end."""
+    return f"{record.status}: {record.reason if record.started else 'did not begin, see below'}"
+
+
+def unprepared(found: Iterable[tuple[RunSpec, str]]) -> list[str]:
+    """For each task and reason of runs that could not begin: the reason, how many they are, and what takes them up."""
+    counts = Counter((spec.task.name, reason) for spec, reason in found)
+    return [
+        f"{reason}\n{'1 run' if runs == 1 else f'{runs} runs'} of {task} did not begin. "
+        "When that is put right, the same command, `selfbench run` or `selfbench retry`, takes up what is missing."
+        for (task, reason), runs in counts.items()
+    ]
 
 
 _NOTE_SECONDS = 10.0
@@ -54,7 +70,7 @@ class Lines:
 
     def finished(self, spec: RunSpec, record: Record | None, note: str) -> None:
         self._done += 1
-        text = self._describe(record) if record else f"no record: {note}"
+        text = self._describe(record) if record else f"no new record: {note}"
         by = f"  ({note})" if record and note else ""
         print(f"[{self._done}/{self._total}] {spec.label}: {text}{by}", file=sys.stderr, flush=True)
 
@@ -92,7 +108,7 @@ class Bars:
         if task is not None:
             self._progress.remove_task(task)
         self._progress.advance(self._all)
-        text = self._describe(record) if record else f"no record: {note}"
+        text = self._describe(record) if record else f"no new record: {note}"
         self._progress.console.print(f"{spec.label}: {text}", highlight=False, markup=False)
 
 

@@ -40,7 +40,8 @@ def run(
 ) -> None:
     """Run what has no record yet; a failed run is a record too (see `retry`).
 
-    It may be interrupted at any moment: the same command completes exactly the missing runs.
+    It may be interrupted at any moment: the same command completes exactly the missing runs. Runs of a task that cannot
+    be prepared are among these.
 
     \b
     Examples:
@@ -107,10 +108,10 @@ def _execute(specs: list[RunSpec], store: Store, jobs: int | None, *, replace: b
         typer.echo("\nInterrupted. Finished runs are kept; the same command completes the rest.", err=True)
         raise typer.Exit(INTERRUPTED) from None
     for spec, reason in summary.lost:
-        typer.echo(f"no record: {spec.label}: {reason}", err=True)
+        typer.echo(f"no new record: {spec.label}: {reason}", err=True)
     done = len(summary.finished) - len(summary.failed)
     typer.echo(
-        f"{done} runs well, {len(summary.failed)} failed, {len(summary.lost)} without a record, "
+        f"{done} runs well, {len(summary.failed)} failed, {len(summary.lost)} without a new record, "
         f"{summary.skipped} were there before. Records: {store.root}",
         err=True,
     )
@@ -130,11 +131,14 @@ def run_all(
     replace: bool,
     describe: Callable[[Record], str] | None = None,
 ) -> Summary:
-    """Run `specs`, of which `todo` have no record yet, and show progress; `describe` says what came of a run."""
+    """Run `specs`, of which `todo` have no record yet, and show progress and what could not begin.
+
+    `describe` says what came of a run.
+    """
     from ..engine.local import LocalExecutor
-    from ..engine.preparation import prepare, warm_modules
+    from ..engine.preparation import Preparation, warm_modules
     from ..engine.runner import run as run_specs
-    from .progress import make_watcher
+    from .progress import make_watcher, unprepared
 
     on_gpu = specs[0].device == "cuda"
     slots = jobs or (1 if on_gpu else max(1, (os.cpu_count() or 1) // specs[0].threads))
@@ -142,8 +146,11 @@ def run_all(
         make_watcher(len(specs), len(specs) - len(todo), describe) as watcher,
         LocalExecutor(slots, _gpus() if on_gpu else (), warm_modules(todo)) as executor,
     ):
-        prepare(todo, executor, store, watcher.note)
-        return run_specs(specs, store, executor, watcher, replace=replace)
+        preparation = Preparation(todo, executor, store, watcher.note)
+        summary = run_specs(specs, store, executor, watcher, preparation=preparation, replace=replace)
+    for text in unprepared((record.spec, record.reason) for record in summary.finished if not record.started):
+        typer.echo(text, err=True)
+    return summary
 
 
 def _tell_failures(specs: list[RunSpec], store: Store) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import options
+from .progress import why
 from .run import INTERRUPTED, Jobs, run_all
 from .select import choose_device, parse_seeds
 
@@ -83,12 +84,13 @@ def tune(
     specs = runs_of(searches)
     lost: Sequence[tuple[RunSpec, str]] = ()
     if not no_run:
-        failed = [spec for spec in specs if (record := read(spec)) and record.status != "ok"] if retry_failed else []
         todo = missing(specs, store)
+        ran = [record for spec in specs if (record := read(spec)) is not None and record.started]
+        failed = [record.spec for record in ran if record.status != "ok"] if retry_failed else []
         typer.echo(f"{len(specs)} runs, {len(todo) + len(failed)} to do. Records: {store.root}", err=True)
         lost = [*_run(specs, todo, store, jobs, searches), *_run(failed, failed, store, jobs, searches, replace=True)]
         for spec, reason in lost:
-            typer.echo(f"no record: {spec.label}: {reason}", err=True)
+            typer.echo(f"no new record: {spec.label}: {reason}", err=True)
     judged = [(search, judge(search, read)) for search in searches]
     if as_json:
         typer.echo(json.dumps([_as_dict(search, trials, limits, show_test) for search, trials in judged], indent=1))
@@ -182,7 +184,7 @@ def _outcome(record: Record, search: Search) -> str:
     from ..tuning import rule_score
 
     if record.status != "ok":
-        return f"{record.status}: {record.reason}"
+        return why(record)
     return f"{_score_title(search)} {_score(rule_score(record, search.rule), search)}"
 
 

@@ -39,8 +39,12 @@ WARM = (
 
 def main(fd: int, modules: Sequence[str] = ()) -> None:
     line = socket.socket(fileno=fd)
-    for name in (*WARM, *modules):
+    for name in WARM:
         importlib.import_module(name)
+    for name in modules:
+        # What a task's module lacks here, the preparation of that task says.
+        with contextlib.suppress(Exception):
+            importlib.import_module(name)
     for kind in ("method", "task"):
         # Parsed once here, not in every job.
         registry.entries(kind)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +19,7 @@ from ..record import Record
 from ..spec import RunSpec
 from ..store import Store
 from .executor import Executor
+from .preparation import Preparation
 
 ATTEMPTS = 3
 """How often a run is started when its worker dies; what a method itself does is never retried."""
@@ -37,7 +38,7 @@ class Watcher(Protocol):
 
 @dataclass
 class Summary:
-    """What a campaign did. `lost` are runs without a record, with the reason."""
+    """What a campaign did. `lost` are runs without a record, or with the one of before, with the reason."""
 
     finished: list[Record] = field(default_factory=list)
     skipped: int = 0
@@ -57,6 +58,7 @@ class _Turn:
     """One run's turn: how often it was started, and since when."""
 
     spec: RunSpec
+    run_id: str
     attempt: int = 1
     started: float = 0.0
     overdue: bool = False
@@ -68,8 +70,8 @@ class DiskError(SelfbenchError):
 
 
 def missing(specs: Iterable[RunSpec], store: Store) -> list[RunSpec]:
-    """The specs without a valid record, in order. A broken record file counts as missing and will be replaced."""
-    return [spec for spec in specs if _standing(store, spec) is None]
+    """The specs without the valid record of a run that began, in order; records of other kinds will be replaced."""
+    return [spec for spec in specs if not _ran(_standing(store, spec))]
 
 
 def _standing(store: Store, spec: RunSpec) -> Record | None:
@@ -79,49 +81,62 @@ def _standing(store: Store, spec: RunSpec) -> Record | None:
         return None
 
 
+def _ran(record: Record | None) -> bool:
+    return record is not None and record.started
+
+
 def run(
     specs: Sequence[RunSpec],
     store: Store,
     executor: Executor,
     watcher: Watcher,
     *,
+    preparation: Preparation | None = None,
     replace: bool = False,
     checkpoint_seconds: float = 30.0,
     permute: int | None = None,
 ) -> Summary:
     """Run every spec that has no record (all of them with `replace`); returns when each has one or is lost.
 
-    Runs that another process has claimed are waited for. Raises `DiskError` when records cannot be written.
+    A run starts when the `preparation` has made what it needs; where that failed, its record says so. Runs that another
+    process has claimed are waited for. Raises `DiskError` when records cannot be written.
     """
     summary = Summary()
     todo = list(specs) if replace else missing(specs, store)
     summary.skipped = len(specs) - len(todo)
-    before = {spec.run_id: _standing(store, spec) for spec in todo} if replace else {}
-    waiting = [_Turn(spec) for spec in todo]
+    waiting = [_Turn(spec, spec.run_id) for spec in todo]
+    before = {turn.run_id: _standing(store, turn.spec) for turn in waiting}
     under_way: dict[int, _Turn] = {}
     code = code_state()
     try:
         while waiting or under_way:
             now = time.monotonic()
-            for turn in [turn for turn in waiting if turn.not_before <= now][: executor.slots - len(under_way)]:
+            due = [turn for turn in waiting if turn.not_before <= now]
+            free = executor.slots - len(under_way)
+            if preparation is not None:
+                due = [turn for turn in due if turn.run_id in preparation.settled]
+                free -= preparation.slots
+            for turn in due[: max(free, 0)]:
                 waiting.remove(turn)
-                if turn.not_before and not replace and _standing(store, turn.spec) is not None:
+                if turn.not_before and not replace and _ran(_standing(store, turn.spec)):
                     _finish(turn, store, summary, watcher, "by another process")
                     continue
+                failure = preparation.failures.get(turn.run_id) if preparation else None
+                if failure and _ran(before[turn.run_id]):
+                    reason = f"not run again, and the record of before stays: {failure.reason}"
+                    _lose(turn, reason, summary, watcher)
+                    continue
                 _clear_broken(store, turn.spec)
-                task, method = registry.get("task", turn.spec.task.name), registry.get("method", turn.spec.method.name)
                 job = Job(
                     spec=turn.spec.model_dump(mode="json"),
                     results=str(store.root.resolve()),
-                    bundle=str(bundle_folder(task).path),
                     command=repeat_command(turn.spec),
                     code=code,
-                    attempt=_attempt(before.get(turn.spec.run_id)) + turn.attempt - 1,
+                    attempt=_attempt(before[turn.run_id]) + turn.attempt - 1,
                     replace=replace,
                     permute=permute,
                     checkpoint_seconds=checkpoint_seconds,
-                    frozen={name: str(folder.path) for name, folder in frozen_folders(turn.spec).items()},
-                    source={part: str(folder.path) for part, folder in source_folders(task, method).items()},
+                    **(_needs(turn.spec) if failure is None else {"unprepared": asdict(failure)}),
                 )
                 turn.started = now
                 try:
@@ -130,14 +145,29 @@ def run(
                     raise _disk_error(store, error.strerror or str(error)) from None
                 watcher.started(turn.spec, len(under_way))
             for ended in executor.poll(_POLL_SECONDS):
-                turn = under_way.pop(ended.handle)
-                _settle(turn, ended.code, store, summary, watcher, waiting, before.get(turn.spec.run_id))
+                if preparation is None or not preparation.took(ended):
+                    turn = under_way.pop(ended.handle)
+                    _settle(turn, ended.code, store, summary, watcher, waiting, before[turn.run_id])
+            if preparation is not None:
+                preparation.tick()
             _kill_overdue(under_way, executor)
-            watcher.tick({turn.spec.run_id: _share(store, turn.spec) for turn in under_way.values()})
+            watcher.tick({turn.run_id: _share(store, turn.spec) for turn in under_way.values()})
     finally:
         for handle in under_way:
             executor.cancel(handle)
+        if preparation is not None:
+            preparation.cancel()
     return summary
+
+
+def _needs(spec: RunSpec) -> dict[str, Any]:
+    """Where what the run of `spec` needs lies."""
+    task, method = registry.get("task", spec.task.name), registry.get("method", spec.method.name)
+    return {
+        "bundle": str(bundle_folder(task).path),
+        "frozen": {name: str(folder.path) for name, folder in frozen_folders(spec).items()},
+        "source": {part: str(folder.path) for part, folder in source_folders(task, method).items()},
+    }
 
 
 def _settle(
@@ -167,6 +197,10 @@ def _settle(
         waiting.insert(0, turn)
         return
     reason = f"infrastructure: the worker {reason} ({turn.attempt} attempts; see {store.work(turn.spec) / 'log'})"
+    _lose(turn, reason, summary, watcher)
+
+
+def _lose(turn: _Turn, reason: str, summary: Summary, watcher: Watcher) -> None:
     summary.lost.append((turn.spec, reason))
     watcher.finished(turn.spec, None, reason)
 

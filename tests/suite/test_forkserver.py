@@ -26,3 +26,9 @@ def test_an_engine_that_leaves_with_answers_unread(
     executor.close()
     assert not server.is_running()
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_tasks_module_that_cannot_be_imported_stops_no_server(toys: None) -> None:
+    """What it lacks, the preparation of its task says."""
+    with LocalExecutor(1, warm=("selfbench.tasks.nowhere",)) as executor:
+        assert psutil.Process(executor._server.pid).is_running()

@@ -65,7 +65,24 @@ def test_garbage_on_the_line_cannot_stop_the_scorer(campaign) -> None:
 def test_eating_memory_is_out_of_memory(campaign, method: str) -> None:
     [record] = campaign("toy-stream", method, budget={"memory_mb": 1024}).finished
     assert record.status == "oom"
-    assert record.reason
+    assert "--budget memory_mb=N" in record.reason
+
+
+@pytest.mark.parametrize(
+    ("kind", "says", "remedy"),
+    [
+        ("device", "OutOfMemoryError: CUDA out of memory", "a GPU with more memory"),
+        ("python", "MemoryError;", "--budget memory_mb=N"),
+        ("torch", "can't allocate memory", "--budget memory_mb=N"),
+        ("system", "Cannot allocate memory", "--budget memory_mb=N"),
+    ],
+)
+def test_running_out_of_memory_names_the_remedy(campaign, kind: str, says: str, remedy: str) -> None:
+    [record] = campaign("toy-stream", {"name": "finds-no-memory", "params": {"kind": kind}}).finished
+    assert record.status == "oom"
+    assert says in record.reason
+    assert remedy in record.reason
+    assert record.started
 
 
 def test_children_do_not_survive(campaign) -> None:

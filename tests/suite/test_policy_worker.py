@@ -72,6 +72,15 @@ def test_a_record_of_a_policy(campaign) -> None:
     assert record.provenance.packages.keys() == {"numpy", "torch", "transformers"}
 
 
+@pytest.mark.parametrize(("kind", "remedy"), [("device", "a GPU with more memory"), ("python", "memory_mb=N")])
+def test_a_policy_that_finds_no_memory_says_so_with_the_remedy(campaign, kind: str, remedy: str) -> None:
+    method = {"name": "policy-finds-no-memory", "params": {"kind": kind}}
+    [record] = campaign(TASK, method, budget=SHORT).finished
+    assert record.status == "oom"
+    assert remedy in record.reason
+    assert record.started
+
+
 def test_runs_with_and_without_the_cached_first_policy_have_equal_results(
     campaign, monkeypatch: pytest.MonkeyPatch
 ) -> None:

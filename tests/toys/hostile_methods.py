@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import gc
 import io
 import json
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from selfbench import AdaptationMethod, StreamMethod, hyper, register_method
+from selfbench import AdaptationMethod, PolicyMethod, StreamMethod, hyper, register_method
 from selfbench.suite.errors import BudgetExhausted
 
 
@@ -34,6 +35,37 @@ class Raises(StreamMethod):
         if self.batch == 4:
             raise ValueError("the fourth batch is unlucky")
         return self.model(images)
+
+
+@register_method("finds-no-memory", family="hostile", protocol="stream", paper="-")
+@dataclass
+class FindsNoMemory(StreamMethod):
+    """Raises what torch, Python or the system raise where there is no memory left."""
+
+    kind: str = hyper("device")
+
+    def predict(self, images: Tensor) -> Tensor:
+        raise no_memory(self.kind)
+
+
+@register_method("policy-finds-no-memory", family="hostile", protocol="policy", paper="-")
+@dataclass
+class PolicyFindsNoMemory(PolicyMethod):
+    """Raises the same in its first round."""
+
+    kind: str = hyper("device")
+
+    def round(self, policy, view, number: int) -> None:
+        raise no_memory(self.kind)
+
+
+def no_memory(kind: str) -> BaseException:
+    return {
+        "device": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB."),
+        "python": MemoryError(),
+        "torch": RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+        "system": OSError(errno.ENOMEM, "Cannot allocate memory"),
+    }[kind]
 
 
 @register_method("hangs", family="hostile", protocol="stream", paper="-")

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from selfbench import AdaptationTask, Bundle, Recipe, Stream, StreamTask, register_task
+from selfbench.suite.errors import DataMissing
+from selfbench.suite.places import cache_folder
 from selfbench.suite.protocols.active import ActiveTask
 from selfbench.suite.protocols.adaptation import Split
 from selfbench.suite.protocols.stream import even_cuts
@@ -67,6 +74,37 @@ class ToyStream(StreamTask):
 
     def images(self, public, indices) -> Tensor:
         return torch.from_numpy(public["x"][indices])
+
+
+@register_task(
+    "toy-fragile",
+    protocol="stream",
+    version="1",
+    metric="error",
+    title="Toy stream that cannot always be prepared",
+    budget={"currency": "passes", "limit": 10000, "wall_seconds": 30, "memory_mb": 2048},
+    data=(),
+    grants=("norm-layers", "batch-norm"),
+)
+class ToyFragile(ToyStream):
+    """The blobs of `toy-stream`; a file in the cache says what becomes of its preparation, and has to be there."""
+
+    def build(self, data) -> Bundle:
+        file = cache_folder() / "toy-fragile"
+        if not file.exists():
+            raise DataMissing(f"{file} is missing.\nType `touch {file}`.")
+        wish = file.read_text()
+        if wish == "memory":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.")
+        if wish == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if wish.startswith("wait for "):
+            deadline = time.monotonic() + 60
+            while not list(Path(wish.removeprefix("wait for ")).glob("toy-stream/*/*.json")):
+                if time.monotonic() > deadline:
+                    raise TimeoutError("no other run has ended meanwhile")
+                time.sleep(0.05)
+        return super().build(data)
 
 
 @register_task(

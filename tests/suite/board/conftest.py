@@ -41,6 +41,7 @@ def make_run(method: str, seed: int, value: float | None, status: str = "ok", **
         "gpu_seconds": 0.0,
         "memory_mb": 100.0,
         "gpu_memory_mb": 0.0,
+        "bundle": "of the run",
     }
     return Summary(**{**given, **other})  # type: ignore[arg-type]
 

@@ -71,6 +71,19 @@ def test_a_failed_seed_counts_as_the_worst_score_of_that_seed(board_of) -> None:
     assert a.standing == RANKED
 
 
+def test_a_run_that_could_not_begin_is_shown_as_failed_and_not_imputed(run_of) -> None:
+    scores = {"a": [0.1, 0.1, 0.1, None], "b": [0.2, 0.3, 0.4, 0.2], "c": [0.5, 0.2, 0.3, 0.6]}
+    runs = [
+        run_of(method, seed, value) if value is not None else run_of(method, seed, None, "failed", bundle="")
+        for method, values in scores.items()
+        for seed, value in enumerate(values)
+    ]
+    board = score_field(fields_of(runs, Catalogue())[0], Catalogue())
+    a = next(score for score in board.scores if score.row.method == "a")
+    assert (a.imputed, a.failed) == (0, 1)
+    assert a.rank_mean == pytest.approx(0.1)
+
+
 def test_a_seed_on_which_all_failed_says_nothing(board_of) -> None:
     board = board_of({"a": [0.1, 0.1, 0.1, "oom"], "b": [0.2, 0.2, 0.2, "failed"]})
     assert [score.imputed for score in board.scores] == [0, 0]
