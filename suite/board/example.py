@@ -54,4 +54,5 @@ def _run(method: str, seed: int, value: float | None) -> Summary:
         gpu_seconds=0.0,
         memory_mb=0.0,
         gpu_memory_mb=0.0,
+        bundle="made up",
     )
