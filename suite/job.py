@@ -19,7 +19,7 @@ IO_ERROR = 74
 class Job:
     """`spec` and where its record goes; the rest changes no result.
 
-    `code`: git commit and dirty flag of the caller's checkout. `bundle`: where the task's data lies, `frozen`: the parts
+    `code`: git commit and dirty flag of the caller's checkout. `bundle`: where the task's data lies, `frozen`: parts
     of the cache of what no method changes, `source`: the parts of the source that the task keeps apart from its bundle
     and the method needs. `unprepared`: status and reason of the record where these could not be made; nothing is run.
     `replace`: run although a record exists (retry). `permute`: shuffle the hidden labels by this seed, for the leak
