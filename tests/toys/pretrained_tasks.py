@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from selfbench import Bundle, register_task
+from selfbench.suite.protocols.policy_grants import Grants
 from selfbench.tasks.language.addition_smol import AdditionSmol
 
 
@@ -16,10 +17,12 @@ from selfbench.tasks.language.addition_smol import AdditionSmol
     title="Additions by a model that is not here",
     budget={"currency": "tokens", "limit": 1000, "wall_seconds": 60, "memory_mb": 2048},
     data=("math", "qwen25-05b-instruct"),
-    grants=("verifier", "answers", "solutions"),
 )
 class WithoutModel(AdditionSmol):
     """Of its data sets one is never here in a test."""
+
+    def grants(self) -> Grants:
+        return Grants()
 
 
 @register_task(
@@ -30,9 +33,8 @@ class WithoutModel(AdditionSmol):
     title="Additions by a model without chat template",
     budget={"currency": "tokens", "limit": 1000, "wall_seconds": 60, "memory_mb": 2048},
     data=("qwen25-05b-instruct",),
-    grants=("verifier", "answers", "solutions"),
 )
-class WithoutTemplate(AdditionSmol):
+class WithoutTemplate(WithoutModel):
     """On the tiny model of the tests."""
 
     model_name = "qwen25-05b-instruct"
@@ -47,7 +49,6 @@ class WithoutTemplate(AdditionSmol):
     title="Additions by a model without the package for its adapters",
     budget={"currency": "tokens", "limit": 1000, "wall_seconds": 60, "memory_mb": 2048},
     data=("qwen25-05b-instruct",),
-    grants=("verifier", "answers", "solutions"),
 )
 class WithoutExtra(WithoutTemplate):
     """Its preparing process cannot import `peft`."""
