@@ -118,7 +118,7 @@ def test_the_score_is_the_error_on_the_worst_domain() -> None:
 def test_it_grants_domains_and_has_features_to_align() -> None:
     entry = registry.get("task", "sentiment-domains")
     assert entry.load() is SentimentDomains
-    assert {"domains", "strong-augmentation", "oracle-labels"} == set(entry.options["grants"])
+    assert {"domains", "real-inputs", "strong-augmentation", "oracle-labels"} == set(entry.options["grants"])
     assert entry.options["metric"] == "worst_group_error"
     model = SentimentDomains().model()
     assert model(torch.ones(3, 384)).shape == (3, 2)
