@@ -203,7 +203,7 @@ def test_a_scaffold_runs_as_it_is_written(cli, tmp_path: Path, kind: str, protoc
     assert made.code == 0, made.err
     assert "selfbench check" in made.out
     path = os.pathsep.join([os.environ["SELFBENCH_PATH"], str(tmp_path / f"my_{kind}.py")])
-    limits = {"adaptation": 20_000, "policy": 300_000}
+    limits = {"adaptation": 20_000, "policy": 200_000}
     budget = ["--budget", f"limit={limits[protocol]}"] if protocol in limits else []
     checked = cli("check", f"my-{kind}", "--with", partner, *budget, SELFBENCH_PATH=path)
     assert checked.code == 0, checked.out + checked.err
