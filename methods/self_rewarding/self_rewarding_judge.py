@@ -41,13 +41,14 @@ class SelfRewardingJudge(PolicyMethod):
     task's own). A judgement that does not parse is dropped, and the record counts it (`judgement_parse_rate`); a
     response none of whose judgements parses is neither chosen nor rejected, and equal rewards give no pair.
 
-    The paper's seed data has judgements made of people's rankings. Here they are made of the demonstrations
-    (`methods/common/critique.py`): the worked response is right, one with a step of another demonstration is not. As
-    there, one fine-tuning is on both, in which each demonstration comes `sft_epochs` times and each judgement
-    `judge_epochs` times; with 0 of these the judge is the policy as it comes, and round 1 that of `self-rewarding`. The
-    paper's new prompts are written by a model; here they are those of the pool. As in `self-rewarding`, different
-    responses that parse are judged, and `dpo_lr` is a multiple of the learning rate. With 0 judgements the rounds after
-    the first leave the policy as it is; where the task has a gate for judges, so does a round in which it stays shut.
+    The full text of the paper was not at hand. Its seed data has judgements made of people's rankings. Here they are
+    made of the demonstrations (`methods/common/critique.py`): the worked response is right, one with a step of another
+    demonstration is not. As there, one fine-tuning is on both, in which each demonstration comes `sft_epochs` times and
+    each judgement `judge_epochs` times; with 0 of these the judge is the policy as it comes, and round 1 that of
+    `self-rewarding`. The paper's new prompts are written by a model; here they are those of the pool. As in
+    `self-rewarding`, different responses that parse are judged, and `dpo_lr` is a multiple of the learning rate. With 0
+    judgements the rounds after the first leave the policy as it is; where the task has a gate for judges, so does a
+    round in which it stays shut.
     """
 
     samples: int = hyper(4, low=2, high=16)

@@ -3,10 +3,12 @@ by the real engine."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -91,3 +93,18 @@ def at_work(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
     monkeypatch.setenv("SELFBENCH_RESULTS", str(home / "results"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     return AtWork(home)
+
+
+def save_rows(folder: Path, form: str, rows: list[dict[str, Any]]) -> None:
+    """`rows` as the one file of `folder`, in the form `jsonl`, `csv` or `parquet`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if form == "jsonl":
+        (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    elif form == "csv":
+        lines = [",".join(f'"{value}"' for value in row.values()) for row in rows]
+        (folder / "rows.csv").write_text("\n".join([",".join(rows[0]), *lines]) + "\n")
+    else:
+        pyarrow = pytest.importorskip("pyarrow")
+        from pyarrow import parquet
+
+        parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "rows.parquet")

@@ -24,6 +24,8 @@ from selfbench.tasks.text.back_translation import (
     read_usb,
 )
 
+from .conftest import save_rows
+
 MOODS = ("negative", "positive")
 WORDS = ("it", "was", "this", "is", "a", "the", "film", "plot")
 ADJECTIVES = (("bad", "dull", "poor", "awful"), ("good", "fine", "great", "new"))
@@ -36,20 +38,6 @@ def sentence(number: int) -> str:
     """Texts that all differ, of two classes and different lengths."""
     rest = [WORDS[(number // 4**place) % 8] for place in range(2 + number % 5)]
     return " ".join([ADJECTIVES[number % 2][number // 2 % 4], *rest])
-
-
-def save_rows(folder: Path, form: str, rows: list[dict[str, Any]]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    if form == "jsonl":
-        (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    elif form == "csv":
-        lines = [",".join(f'"{value}"' for value in row.values()) for row in rows]
-        (folder / "rows.csv").write_text("\n".join([",".join(rows[0]), *lines]) + "\n")
-    else:
-        pyarrow = pytest.importorskip("pyarrow")
-        from pyarrow import parquet
-
-        parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "rows.parquet")
 
 
 def back(text: str, version: int) -> str:

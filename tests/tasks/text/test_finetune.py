@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -37,6 +36,8 @@ from selfbench.tasks.text.encoders import (
 from selfbench.tasks.text.sets import SETS, OfSet
 from selfbench.tasks.text.tables import read_folder
 from selfbench.tasks.text.tagged import read_tagged
+
+from .conftest import save_rows
 
 WORDS = [
     "it", "was", "this", "is", "a", "the", "film", "plot", "bad", "dull", "poor", "awful",
@@ -77,20 +78,6 @@ def save_encoder(folder: Path, kind: str) -> None:
         if "bias" in name:
             torch.nn.init.normal_(parameter, std=0.1)
     net.save_pretrained(folder)
-
-
-def save_rows(folder: Path, form: str, rows: list[dict[str, Any]]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    if form == "jsonl":
-        (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    elif form == "csv":
-        lines = [",".join(f'"{value}"' for value in row.values()) for row in rows]
-        (folder / "rows.csv").write_text("\n".join([",".join(rows[0]), *lines]) + "\n")
-    else:
-        pyarrow = pytest.importorskip("pyarrow")
-        from pyarrow import parquet
-
-        parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "rows.parquet")
 
 
 def sentence(number: int) -> str:
