@@ -1,7 +1,8 @@
 """Judging as a task: which of two responses to an addition is right, asked in both orders.
 
 The quality of the responses is known, and the harness, not the model, says how good the judge is. As it was published,
-SmolLM2-135M picks the first response whatever it says; such a judge agrees with itself in no pair and scores 0.
+SmolLM2-135M writes sentences in place of verdicts, and of the two letters the first is always the likelier one: such a
+judge of places agrees with itself in no pair, and scores 0.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from ...suite.bundle import Array, Bundle, BundleFolder
 from ...suite.data import Data
 from ...suite.protocols.policy import Problems
 from ...suite.protocols.policy_grants import Grants, Hints, Shots, Solutions, Verifier
+from ...suite.protocols.policy_measures import Cloze, Measures
 from ...suite.registry import register_task
 from ...suite.seeds import rng
 from .arithmetic_tiny import all_terms
@@ -38,6 +40,12 @@ FIRST, SECOND = "A", "B"
     data=("smollm2",),
     grants=("verifier", "answers", "shots", "solutions"),
     tags=("adapters",),
+    variants={
+        "judge-smol-published": {
+            "title": "Which of two sums is right: SmolLM2-135M as it was published as a judge, by likelihood",
+            "set": {"first_epochs": 0, "votes": 0, "by_likelihood": True},
+        },
+    },
 )
 class JudgeSmol(PretrainedPolicy):
     """A prompt is the chat template around `What is 47 + 85? A: 132. B: 142. Which is right?`, its response `A` or `B`.
@@ -47,6 +55,9 @@ class JudgeSmol(PretrainedPolicy):
     `swap_consistency` is the share of pairs whose two verdicts parse and name the same response. Verdicts that do not
     parse count as wrong, and lower the parse rate. 256 test pairs, the same for all seeds; of the others the seed draws
     64 for demonstrations and 256 for the pool, both orders of each.
+
+    The first policy of `judge-smol-published` is the model as it was published, which judges before it has learned how.
+    It writes sentences, so that the verdict there is the letter that is the likelier one, and always one of the two.
     """
 
     system: ClassVar[str] = "Answer A or B."
@@ -55,6 +66,7 @@ class JudgeSmol(PretrainedPolicy):
     rounds: ClassVar[int] = 2
     max_new: ClassVar[int] = 4
     votes: ClassVar[int] = 4
+    by_likelihood: ClassVar[bool] = False
 
     def read(self, data: Data) -> Bundle:
         """Public `terms` uint8 (4095, 2) and `responses` int16 (8190, 2), as shown; private `right` uint8 (8190,)."""
@@ -91,6 +103,12 @@ class JudgeSmol(PretrainedPolicy):
             shots=Shots(self.preceded),
             solutions=Solutions(self.solutions),
         )
+
+    def measures(self) -> Measures:
+        return Measures(cloze=self.cloze if self.by_likelihood else None)
+
+    def cloze(self, public: Mapping[str, Array], indices: Array) -> Cloze:
+        return Cloze(self.prompts(public, indices), [(FIRST, SECOND)] * len(indices))
 
     def hinted(self, prompt: str, answer: str) -> str:
         return prompt.replace("Which is right?", f"Which is right? ({answer})", 1)

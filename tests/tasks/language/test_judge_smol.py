@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from selfbench.suite import prepare, registry
 from selfbench.suite.bundle import BundleFolder, write_bundle
 from selfbench.suite.data import Data
+from selfbench.suite.protocols.texts import pack
 from selfbench.tasks.language.judge_smol import POOL, SHOWN, TEST, JudgeSmol, both_orders
 
 TASK = JudgeSmol()
@@ -60,3 +62,16 @@ def test_only_verdicts_that_agree_in_both_orders_count(verdicts: str, accuracy: 
 def test_a_verdict_is_one_letter(text: str) -> None:
     assert TASK.answer(text) is None
     assert (TASK.answer("A"), TASK.answer("B")) == ("A", "B")
+
+
+def test_the_published_model_is_asked_by_likelihood_and_never_trained_before(bundle: BundleFolder) -> None:
+    task = registry.get("task", "judge-smol-published").load()()
+    assert (task.first_epochs, task.votes, JudgeSmol.first_epochs) == (0, 0, 8)
+    public = {**bundle.public(), "frame": pack(["", ":"])}
+    cloze, probes = task.measures().questions(public, np.array([6, 7]))
+    assert cloze == ([f"{words}:" for words in task.questions(public, np.array([6, 7]))], [("A", "B")] * 2)
+    assert not probes
+    assert TASK.measures().questions(public, np.array([6, 7])) == (None, {})
+    assert prepare.bundle_folder(registry.get("task", "judge-smol-published")).path == (
+        prepare.bundle_folder(registry.get("task", "judge-smol")).path
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import socket
 from pathlib import Path
 
@@ -14,9 +15,11 @@ from selfbench.suite.meter import Meter
 from selfbench.suite.places import data_folder
 from selfbench.suite.prepare import build
 from selfbench.suite.protocols.context import Context, prepare_torch
+from selfbench.suite.protocols.first_policy import make_first
 from selfbench.suite.protocols.language_model import CUT_OFF
 from selfbench.suite.protocols.policy import Example
 from selfbench.suite.protocols.policy_model import Policy
+from selfbench.suite.protocols.texts import unpack
 from selfbench.suite.spec import Budget, MethodRef, RunSpec, TaskRef
 from selfbench.suite.wire import Wire
 
@@ -69,5 +72,34 @@ def test_the_model_learns_the_form_of_an_answer_from_its_demonstrations(tmp_path
     assert parsed() == before
     [[text]] = policy.generate(test[:1], 1, 0.0)
     assert text.endswith(CUT_OFF) or text
+    ours.close()
+    theirs.close()
+
+
+@pytest.mark.filterwarnings("default")
+def test_the_published_model_is_worthless_as_a_judge(tmp_path: Path) -> None:
+    """It names the first response of every pair, in both orders: it agrees with itself in none, is right in none."""
+    entry = registry.get("task", "judge-smol-published")
+    folder, task = build(entry), entry.load()()
+    whole = task.problems(folder, 0)
+    problems = dataclasses.replace(whole, test=whole.test[:128])
+    spec = RunSpec(
+        task=TaskRef(name="judge-smol-published", version="1"), method=MethodRef(name="sft", version="1"), seed=0,
+        budget=Budget(currency="tokens", limit=1e9), precision="fp32",
+    )  # fmt: skip
+    device = prepare_torch(spec)
+    first = make_first(task, folder.public(), folder.model(), problems, spec, device)
+    verdicts = unpack(first.responses["greedy"])
+    assert float(np.mean([verdict == "A" for verdict in verdicts])) >= 0.95
+    scores = task.scores([task.answer(verdict) for verdict in verdicts], task.answers(folder.private(), problems.test))
+    # A coin would agree with itself in half of the pairs, and be right in both orders of a quarter.
+    assert scores["swap_consistency"] <= 0.05
+    assert scores["accuracy"] <= 0.05
+    # What it writes when it is asked for a verdict is none.
+    ours, theirs = socket.socketpair()
+    context = Context(spec, device, Wire(theirs), tmp_path)
+    policy = Policy(task.policy(folder.model(), "fp32"), task, Meter(spec.budget, "sft"), context)
+    written = policy.generate(task.prompts(folder.public(), problems.test[:16]), 1, 0.0)
+    assert [task.answer(text) for [text] in written] == [None] * 16
     ours.close()
     theirs.close()
