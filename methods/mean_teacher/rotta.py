@@ -19,6 +19,7 @@ from ...suite.protocols.stream import Source, StreamMethod
 from ...suite.registry import register_method
 from ..common.consistency import soft_cross_entropy
 from ..common.ema import ema_update
+from ..common.moments import var_mean
 from ..common.norm import batch_norm_layers
 from ..common.optimizers import make_optimizer
 from ..common.views import random_views
@@ -177,7 +178,7 @@ def _moving_statistics(model: nn.Module, alpha: float) -> Iterator[None]:
     def normalise(layer: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         x = inputs[0]
         mean, var = statistics[id(layer)]
-        batch_var, batch_mean = torch.var_mean(x, dim=[0, *range(2, x.dim())], unbiased=False)
+        batch_var, batch_mean = var_mean(x, (0, *range(2, x.dim())), correction=0)
         new_mean, new_var = (1.0 - alpha) * mean + alpha * batch_mean, (1.0 - alpha) * var + alpha * batch_var
         mean.copy_(new_mean.detach())
         var.copy_(new_var.detach())
