@@ -65,6 +65,7 @@ class PolicyScorer:
         if len({*probed, *shown, *self._prompts}) != len(probed) + len(shown) + len(self._prompts):
             self._refuse("a prompt of the judge's gate stands twice, or among the others")
         grants, measures = task.grants(), task.measures()
+        self.packages = grants.code.packages if grants.code else ()
         self._verifier = grants.verifier if "verifier" in self._needs else None
         solutions = grants.solutions if "solutions" in self._needs else None
         self._solutions = solutions.worked(private, problems.pool) if solutions else []

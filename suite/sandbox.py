@@ -5,18 +5,23 @@ milliseconds. What holds a snippet:
 
 - a filter of system calls (seccomp), always: no other process, no thread, no program, no socket, no signal to others;
 - files: a root of its own in namespaces of its own, or Landlock, or both; without either no code is run. The standard
-  library can be read, nothing else of this machine. With namespaces there is an empty writable folder in memory;
-  without them nothing can be written;
+  library can be read, and the packages that the sandbox is given, nothing else of this machine. With namespaces there
+  is an empty writable folder in memory; without them nothing can be written;
 - limits of processor time, of time, of memory, of the size of files and of output;
 - no environment, no open files of the caller; the server and what it runs die with the caller.
 
-Results are those of the code alone: the seed of hashes and of `random` is fixed, and nothing is kept of the output of
-what ran into a limit. Code that reads the clock, the system's random numbers or addresses in memory is not held to it.
+Packages beside the standard library, such as numpy and sympy, are imported by the server before it locks itself in, so
+that snippets find them loaded; what they load later lies in their own folders.
+
+Results are those of the code alone: the seed of hashes and of `random` is fixed, as are those of `numpy.random` and
+sympy, and nothing is kept of the output of what ran into a limit. Code that reads the clock, the system's random
+numbers or addresses in memory is not held to it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import select
@@ -34,6 +39,9 @@ from .errors import SelfbenchError
 
 _SERVER = Path(__file__).with_name("sandbox_server.py")
 _START_SECONDS, _GRACE_SECONDS = 60.0, 30.0
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+"""For packages that would start threads as they are imported: a process with threads can neither be locked in nor
+forked."""
 _STRIKES = 2
 """How often the server may be lost at one snippet, such as to a lack of memory, until that counts as its own doing."""
 
@@ -74,12 +82,13 @@ class Limits:
 class Sandbox:
     """Runs snippets of Python; starts its server with the first of them, and again where it was lost.
 
-    It may be closed and used again; it is closed when nobody holds it any longer. In a fork of the process that made
-    it, it starts a server of its own.
+    `packages` are those that snippets may import beside the standard library, and what these import; a missing one is a
+    `SandboxError`. It may be closed and used again; it is closed when nobody holds it any longer. In a fork of the
+    process that made it, it starts a server of its own.
     """
 
-    def __init__(self, limits: Limits = Limits()) -> None:
-        self.limits = limits
+    def __init__(self, limits: Limits = Limits(), packages: Sequence[str] = ()) -> None:
+        self.limits, self.packages = limits, tuple(packages)
         self._server: subprocess.Popen[bytes] | None = None
         self._owner = 0
         self._means: tuple[str, ...] = ()
@@ -152,10 +161,11 @@ class Sandbox:
             raise SandboxError("Code of a model is run on Linux alone: other systems lack the means to hold it.")
         # Not isolated by -I, which would ignore the seed of hashes: the environment has nothing else in it.
         command = [sys.executable, "-s", "-S", "-P", "-B", "-X", "utf8", str(_SERVER)]
-        arguments = [json.dumps(asdict(self.limits)), str(os.getpid())]
+        granted = {"packages": self.packages, "folders": _folders(self.packages)}
+        arguments = [json.dumps(asdict(self.limits) | granted), str(os.getpid())]
         server = subprocess.Popen(
             command + arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            env={"PYTHONHASHSEED": "0"}, cwd="/", start_new_session=True,
+            env={"PYTHONHASHSEED": "0", **_ONE_THREAD}, cwd="/", start_new_session=True,
         )  # fmt: skip
         self._server, self._owner = server, os.getpid()
         self._end = weakref.finalize(self, _end, server, os.getpid())
@@ -180,6 +190,17 @@ class Sandbox:
             self._pending += data
         line, _, self._pending = self._pending.partition(b"\n")
         return dict(json.loads(line))
+
+
+def _folders(packages: Sequence[str]) -> list[str]:
+    """The folders in which the packages lie, each once."""
+    found: dict[str, None] = {}
+    for name in packages:
+        spec = importlib.util.find_spec(name)
+        if spec is None or not spec.submodule_search_locations:
+            raise SandboxError(f"The code of this task imports the package {name}: type `pip install {name}`.")
+        found[str(Path(next(iter(spec.submodule_search_locations))).parent)] = None
+    return list(found)
 
 
 def _end(server: subprocess.Popen[bytes], owner: int) -> None:

@@ -1,5 +1,5 @@
 """The process in which the code of a model runs; started by `sandbox.py` as a script, it imports the standard library
-alone and nothing of this package.
+and the packages that it is told to, and nothing of this package.
 
 It locks itself in, says by which means, then reads batches of snippets (a line of JSON each) and answers with a line a
 snippet. Each snippet runs in a fork of its own, with limits of its own, and may call the kernel for what is listed here
@@ -17,6 +17,7 @@ import contextlib
 import ctypes
 import gc
 import heapq  # noqa: F401
+import importlib
 import itertools  # noqa: F401
 import json
 import math  # noqa: F401
@@ -39,6 +40,8 @@ _CODE_FAILED = 120
 _OWN = 0x5AFE5AFE
 """Stands for the number of the process in a filter, until that is known."""
 _FIRST_FILE, _MOST_FILES = 3, 64
+_SEEDED = {"numpy": "numpy.random", "sympy": "sympy.core.random"}
+"""Modules with a `seed` for the random numbers of a package."""
 _ERROR_CHARACTERS = 200
 
 _CLONE_NEWNS, _CLONE_NEWUTS, _CLONE_NEWIPC = 0x20000, 0x4000000, 0x8000000
@@ -231,10 +234,10 @@ def lock_files(version: int, readable: list[str], writable: list[str]) -> None:
 # The server
 
 
-def read_only_folders() -> list[str]:
-    """Where the standard library and the shared libraries of the system lie."""
+def read_only_folders(packages: list[str]) -> list[str]:
+    """Where the standard library, the shared libraries of the system, and `packages` lie."""
     library = os.path.dirname(os.__file__)
-    found = [library]
+    found = [library, *packages]
     dynamic = getattr(sys.modules.get("_ctypes"), "__file__", None)
     if dynamic:
         found.append(os.path.dirname(dynamic))
@@ -252,13 +255,29 @@ def read_only_folders() -> list[str]:
     return [path for path in wanted if not is_inside(path)]
 
 
-def lock_in(without: list[str], file_megabytes: int) -> tuple[list[str], bool]:
-    """Give up everything that can be given up; returns by which means, and whether there is a writable folder."""
+def import_packages(names: list[str], folders: list[str]) -> list[str]:
+    """Import packages from `folders`; returns where they, and what they have imported from there, lie: they load some
+    of their modules later. Nothing else in `folders` can be imported afterwards."""
+    before = set(sys.modules)
+    sys.path += folders
+    for name in names:
+        importlib.import_module(name)
+        if name in _SEEDED:
+            importlib.import_module(_SEEDED[name])
+    sys.path[:] = [path for path in sys.path if path not in folders]
+    new = {name.partition(".")[0] for name in sys.modules.keys() - before}
+    found = {os.path.dirname(getattr(sys.modules.get(name), "__file__", None) or "") for name in new}
+    return sorted(path for path in found if os.path.dirname(path) in folders)
+
+
+def lock_in(without: list[str], file_megabytes: int, packages: list[str]) -> tuple[list[str], bool]:
+    """Give up everything that can be given up but to read the folders of `packages`; returns by which means, and
+    whether there is a writable folder."""
     _, column = known_arch()
     means, refused = [], []
     if "seccomp" in without or not filters_calls():
         raise Unfit("filters of system calls (the kernel option CONFIG_SECCOMP_FILTER)")
-    readable = read_only_folders()
+    readable = read_only_folders(packages)
 
     def separate() -> None:
         enter_namespaces()
@@ -451,6 +470,9 @@ class Server:
     def _execute(self, code: str) -> int:
         # A fork seeds it anew from the system.
         random.seed(0)
+        for name in _SEEDED.values():
+            if name in sys.modules:
+                sys.modules[name].seed(0)
         gc.enable()
         try:
             exec(compile(code, "<code>", "exec"), {"__name__": "__main__", "__builtins__": __builtins__})
@@ -478,11 +500,12 @@ def main() -> None:
     sys.argv[:] = [""]
     try:
         known_arch()
+        packages = import_packages(limits["packages"], limits["folders"])
         with open("/proc/self/statm") as file:
             used = int(file.read().split()[0]) * resource.getpagesize()
-        means, writable = lock_in(limits["without"], limits["file_mb"])
+        means, writable = lock_in(limits["without"], limits["file_mb"], packages)
         server = Server(limits, writable, used)
-    except (Unfit, OSError) as error:
+    except (Unfit, OSError, ImportError) as error:
         answer({"unfit": str(error)})
         return
     drop_capabilities(known_arch()[1])

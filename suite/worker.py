@@ -34,6 +34,7 @@ from .files import locked
 from .job import BUSY, IO_ERROR, Job
 from .meter import Meter, peak_memory_mb
 from .outcome import Outcome
+from .policy_scorer import PolicyScorer
 from .processes import (
     adopt_orphans,
     close_files_except,
@@ -380,7 +381,11 @@ def _record(
             source_sha256={part: folder.sha256 for part, folder in source.items()},
             stream_sha256=scorer.stream.sha256 if isinstance(scorer, StreamScorer) else None,
             python=platform.python_version(),
-            packages=_packages(task_entry.protocol, task_entry.options["tags"]),
+            packages=_packages(
+                task_entry.protocol,
+                task_entry.options["tags"],
+                scorer.packages if isinstance(scorer, PolicyScorer) else (),
+            ),
             platform=f"{platform.system()} {platform.machine()}",
             processor=_processor(),
             gpu=tally.gpu,
@@ -396,12 +401,12 @@ def _source(job: Job) -> dict[str, BundleFolder]:
     return {part: BundleFolder(Path(path)) for part, path in job.source.items()}
 
 
-def _packages(protocol: str, tags: Sequence[str]) -> dict[str, str]:
-    """The versions of the packages that can move results.
+def _packages(protocol: str, tags: Sequence[str], code: Sequence[str] = ()) -> dict[str, str]:
+    """The versions of the packages that can move results, those that the `code` of models imports among them.
 
     Vectors of a frozen encoder are part of the bundle, whose digest the record holds, whatever has made them.
     """
-    names = ["numpy", "torch"]
+    names = list(dict.fromkeys(["numpy", "torch", *code]))
     if protocol == "policy" or _ENCODERS & set(tags):
         names.append("transformers")
     if "adapters" in tags:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..sandbox import Limits, Ran, Sandbox
+from ..sandbox import Ran, Sandbox
 from .language_model import CUT_OFF
 from .policy import PolicyTask
 
@@ -19,7 +19,7 @@ class Interpreter:
 
     def __init__(self, task: PolicyTask) -> None:
         self._task, self._code = task, task.grants().code
-        self._sandbox = Sandbox(self._code.limits if self._code else Limits())
+        self._sandbox = Sandbox(self._code.limits, self._code.packages) if self._code else Sandbox()
         self._known: dict[str, Ran] = {}
         self.asked = 0
         self.has_code = self._code is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from typing import ClassVar
 
@@ -34,6 +35,11 @@ class Coded(Plain):
         return super().answer(response.strip())
 
 
+class Packed(Coded):
+    def grants(self) -> Grants:
+        return Grants(code=dataclasses.replace(super().grants().code, packages=("numpy",)))
+
+
 class Unheld(Coded):
     limits: ClassVar[Limits] = Limits(without=("namespaces", "landlock"))
 
@@ -60,6 +66,12 @@ def test_the_answer_is_what_the_code_prints() -> None:
     # Output that was not written when the code left is lost, and so is that of code which failed.
     assert interpreter.answers(responses) == ["42", *[None] * 9, "42"]
     assert interpreter.asked == 7
+
+
+def test_code_imports_what_its_task_declares() -> None:
+    response = "import numpy\nprint(numpy.arange(4).sum())"
+    assert Interpreter(Packed()).answers([response]) == ["6"]
+    assert Interpreter(Coded()).answers([response]) == [None]
 
 
 def test_equal_code_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:

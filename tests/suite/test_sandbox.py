@@ -19,9 +19,11 @@ from selfbench.suite.sandbox import Limits, Sandbox, SandboxError
 
 WALLS: dict[str, tuple[str, ...]] = {"all": (), "landlock": ("namespaces",), "namespaces": ("landlock",)}
 
+PACKAGES = ("numpy", "sympy")
 
-def opened(limits: Limits) -> Sandbox:
-    sandbox = Sandbox(limits)
+
+def opened(limits: Limits, packages: tuple[str, ...] = ()) -> Sandbox:
+    sandbox = Sandbox(limits, packages)
     try:
         assert sandbox.means
     except SandboxError as error:
@@ -39,6 +41,13 @@ def walled(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[Sandbox]:
     with opened(Limits(cpu_seconds=1, wall_seconds=30.0)) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture(scope="module", params=list(WALLS))
+def packed(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
+    """A sandbox of each kind whose code may import numpy and sympy."""
+    with opened(Limits(cpu_seconds=4, wall_seconds=60.0, without=WALLS[request.param]), PACKAGES) as sandbox:
         yield sandbox
 
 
@@ -309,6 +318,62 @@ def test_what_is_not_held_any_longer_is_ended() -> None:
     assert ours
     del sandbox
     assert vanish(ours)
+
+
+def test_packages_that_are_granted_can_be_used(packed: Sandbox) -> None:
+    found = packed.run([
+        "from sympy import symbols, solve, Rational\nx = symbols('x')\nprint(solve(x**2 - 4), Rational(1, 3) + 1)",
+        "import numpy as np\nprint(np.arange(4).sum(), np.linalg.det(2 * np.eye(3)).round(6))",
+        # Loaded after the walls are up, as is what it imports.
+        "import sys\nassert 'sympy.physics.units' not in sys.modules\nfrom sympy.physics.units import km, m\n"
+        "from sympy.physics.units import convert_to\nprint(convert_to(3 * km, m))",
+    ])  # fmt: skip
+    assert [ran.error for ran in found] == [""] * 3
+    assert [ran.output for ran in found] == ["[-2, 2] 4/3\n", "6 8.0\n", "3000*meter\n"]
+
+
+def test_packages_open_no_other_door(packed: Sandbox, tmp_path: Path) -> None:
+    import numpy
+
+    room = Path(numpy.__file__).parent.parent
+    (tmp_path / "secret").write_text("1 2 3")
+    new = f"{room}/numpy/new.py"
+    found = packed.run([
+        "import torch", "import pydantic", "import selfbench", f"open({str(room / 'pydantic' / '__init__.py')!r})",
+        f"import numpy\nnumpy.loadtxt({str(tmp_path / 'secret')!r})", "import numpy\nnumpy.fromfile('/etc/passwd')",
+        f"open({new!r}, 'w')", f"import numpy\nnumpy.save({new!r}, numpy.ones(3))",
+        f"import os\nos.remove({numpy.__file__!r})",
+        "import numpy, socket\nsocket.socket()", "import numpy, os\nos.fork()",
+        "import numpy, threading\nthreading.Thread(target=print).start()",
+        "import numpy\nnumpy.ones(10 ** 9)",
+    ])  # fmt: skip
+    assert [ran.status for ran in found] == ["error"] * len(found)
+    assert all(ran.error.startswith("ModuleNotFoundError") for ran in found[:3])
+    assert all("rror: " in ran.error and "numpy" not in ran.error[:20] for ran in found[3:12])
+    assert "MemoryError" in found[12].error
+    assert not Path(new).exists()
+    # What else lies beside them cannot even be seen.
+    seen = packed.run([f"import os\nprint(*os.listdir({str(room)!r}))"])[0]
+    assert seen.status == "error" or set(seen.output.split()) <= {"numpy", "numpy.libs", "sympy", "mpmath", "gmpy2"}
+    assert packed.run(["import numpy\nwhile True: numpy.ones(9).sum()"])[0] == ("time", "", "")
+
+
+def test_random_numbers_of_packages_are_those_of_the_code_alone() -> None:
+    code = (
+        "import numpy, sympy.core.random\n"
+        "print(numpy.random.rand(), sympy.core.random.random(), {sympy.Symbol(name) for name in 'abc'})"
+    )
+    found = []
+    for _ in range(2):
+        with opened(Limits(cpu_seconds=4), PACKAGES) as sandbox:
+            found += sandbox.run([code, f"{code}\n"])
+    assert {ran.status for ran in found} == {"ok"}
+    assert len({ran.output for ran in found}) == 1
+
+
+def test_a_package_that_is_not_here_is_named() -> None:
+    with pytest.raises(SandboxError, match="imports the package nosuchpackage: type `pip install nosuchpackage`"):
+        Sandbox(packages=("nosuchpackage",)).run(["print(1)"])
 
 
 def test_the_doctor_says_by_which_means() -> None:

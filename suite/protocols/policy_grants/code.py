@@ -15,9 +15,11 @@ class Code:
     `program(response)`: the code of a response, whole or cut off at the end of code, as a program, None where it has
     none of the declared form; `observed(response, output)`: a response that was cut off at the end of code with what
     its program printed written behind it, None where it was cut off elsewhere, or the output cannot be written;
-    `limits`: what the code of one response may take.
+    `limits`: what the code of one response may take; `packages`: what it may import beside the standard library, such
+    as numpy and sympy, whose versions stand in the record.
     """
 
     program: Callable[[str], str | None]
     observed: Callable[[str, str], str | None]
     limits: Limits
+    packages: tuple[str, ...] = ()
