@@ -17,6 +17,9 @@ from .constants import ELASTIC_UNIT
 from .draws import Draws
 from .filters import gaussian, to_uint8
 
+BAND = 32
+"""Columns of a product of pictures with weights that are nearly all 0: narrow saves work, wide pays for a call."""
+
 
 def contrast(images: Tensor, draws: Draws, factor: float) -> Tensor:
     """Each channel moves towards its mean."""
@@ -45,12 +48,16 @@ def saturate(images: Tensor, draws: Draws, level: tuple[float, float]) -> Tensor
 def pixelate(images: Tensor, draws: Draws, scale: float) -> Tensor:
     """Averaged to fewer pixels and enlarged by repetition, as Pillow's BOX filter does: whole pixels, two roundings."""
     side = images.shape[-1]
-    down, count, up = _boxes(side, int(side * scale), images.device)
-    x = images.to(torch.float32).reshape(-1, side, side)
+    bands, rows, count, up = _boxes(side, int(side * scale), images.device)
+    x = images.to(torch.float32).reshape(-1, side)
     # Sums of whole numbers: exact in any order.
-    x = ((x @ down.T) / count + 0.5).floor_()
-    x = ((down @ x) / count[:, None] + 0.5).floor_()
-    return x.to(torch.uint8).index_select(1, up).index_select(2, up).reshape(images.shape)
+    x = torch.cat([x[:, start : start + len(weights)] @ weights for start, weights in bands], dim=1)
+    x = F.pad((x / count + 0.5).floor_().reshape(-1, side, len(count)), (0, 0, 0, 1))
+    total = x.index_select(1, rows[0])
+    for row in rows[1:]:
+        total += x.index_select(1, row)
+    x = (total / count[:, None] + 0.5).floor_().to(torch.uint8)
+    return x.index_select(2, up).index_select(1, up).reshape(images.shape)
 
 
 def elastic_transform(images: Tensor, draws: Draws, level: tuple[float, float, float]) -> Tensor:
@@ -80,14 +87,15 @@ def jpeg_compression(images: Tensor, draws: Draws, quality: int) -> Tensor:
     """Through Pillow's JPEG codec (colour at half resolution), one image after the other."""
     from PIL import Image
 
-    out = torch.empty(images.shape, dtype=torch.uint8)
-    for planes, target in zip(images.cpu().numpy(), out.numpy(), strict=True):
+    side = images.shape[-1]
+    # Pillow's raw mode "RGB;L": row by row, and in each the three channels one after the other.
+    lines = images.cpu().transpose(1, 2).contiguous()
+    for line in lines.flatten(1).numpy():
         file = io.BytesIO()
-        Image.merge("RGB", [Image.fromarray(plane) for plane in planes]).save(file, "JPEG", quality=quality)
+        Image.frombuffer("RGB", (side, side), line, "raw", "RGB;L", 0, 1).save(file, "JPEG", quality=quality)
         with Image.open(file) as decoded:
-            for channel, plane in enumerate(decoded.split()):
-                target[channel] = np.asarray(plane)
-    return out.to(images.device)
+            line[:] = np.frombuffer(decoded.tobytes("raw", "RGB;L"), np.uint8)
+    return lines.transpose(1, 2).contiguous().to(images.device)
 
 
 @lru_cache(maxsize=2)
@@ -115,12 +123,25 @@ def _affine(moves: Tensor, side: int) -> Tensor:
 
 
 @lru_cache(maxsize=16)
-def _boxes(side: int, small: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Which pixels each small pixel averages, 0 or 1, (small, side); how many; and the small pixel of each pixel."""
+def _boxes(
+    side: int, small: int, device: torch.device
+) -> tuple[list[tuple[int, Tensor]], list[Tensor], Tensor, Tensor]:
+    """The windows of pixels, one for each small pixel, that average to it; they tile the line.
+
+    As bands of columns, (first pixel, weights 0 or 1 (pixels, small pixels)), for a product; as rows for sums, the
+    first, second, ... pixel of each window (small,), `side` where a window has fewer; the pixels of each window
+    (small,); and the window of each pixel (side,), by the centres of pixels.
+    """
     scale = side / small
     centre = (np.arange(small)[:, None] + 0.5) * scale
     offset = (np.arange(side)[None, :] - centre + 0.5) / scale
     inside = (offset > -0.5) & (offset <= 0.5)
     up = ((np.arange(side) + 0.5) * small / side).astype(np.int64)
-    weights = torch.from_numpy(inside).to(device, torch.float32)
-    return weights, weights.sum(dim=1), torch.from_numpy(up).to(device)
+    first, count = inside.argmax(axis=1), inside.sum(axis=1)
+    bands = []
+    for windows in np.array_split(np.arange(small), max(1, side // BAND)):
+        start, stop = first[windows[0]], first[windows[-1]] + count[windows[-1]]
+        weights = torch.from_numpy(inside[windows, start:stop].T.copy())
+        bands.append((int(start), weights.to(device, torch.float32)))
+    rows = [torch.from_numpy(np.where(n < count, first + n, side)).to(device) for n in range(count.max())]
+    return bands, rows, torch.from_numpy(count).to(device, torch.float32), torch.from_numpy(up).to(device)
