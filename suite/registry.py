@@ -105,9 +105,14 @@ class Entry:
         return _mark(self.kind, self.name, dict(self.options))(type(cls.__name__, (cls,), own))
 
     def params(self, given: Mapping[str, Any] | None = None, preset: str = "") -> dict[str, Any]:
-        """All hyper-parameters: `given` over those of `preset`, where the method has it, over the defaults; checked."""
+        """All hyper-parameters: `given` over those of `preset`, where the method has it, over the defaults; checked.
+
+        A preset `a/b` is `a` in a narrower setting: a method without values of its own for it takes those of `a`.
+        """
         known = {item.name: item for item in self.hypers}
         result = {item.name: item.default for item in self.hypers}
+        while preset not in self.presets and "/" in preset:
+            preset = preset.rpartition("/")[0]
         for name, value in {**self.presets.get(preset, {}), **(given or {})}.items():
             if name not in known:
                 have = ", ".join(known) or "none"
@@ -175,8 +180,8 @@ def register_task(
     `metric` names the primary one, `budget` is the standard budget of a run (fields of `Budget`), `data` the data
     sets it needs, `grants` what it offers to methods, `selection` its standard rule, `bundle` the name of the bundle
     that it shares with other tasks of its file, `preset` the published hyper-parameters that methods use on it where
-    they have them (`presets` of the method), `outputs` what its model returns (`OUTPUTS`); any change of the protocol
-    raises `version`, and the board never mixes versions.
+    they have them (`presets` of the method; those of `a` where it has none for `a/b`), `outputs` what its model returns
+    (`OUTPUTS`); any change of the protocol raises `version`, and the board never mixes versions.
 
     `references` draws the task's page a plot beside known values: `family` and `panel` name the tasks that belong into
     one plot, `axis` and `at` what sets them apart and this one's place on it, `metric` what is measured, and `curves`

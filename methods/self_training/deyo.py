@@ -49,12 +49,17 @@ class DeYO(StreamMethod):
     Cost: 3 + |S1| / B passes per image, 2 less without a step. Adam has betas (0.9, 0.999), SGD Nesterov momentum
     0.9, as in the comparison of Marsden et al. (arXiv:2306.00650), whose constants the presets are; tau_PLPD = 0.3 on
     ImageNet is the authors' for the mild setting of a BatchNorm model (0.2 elsewhere), where that comparison has 0.2.
+    The presets of networks without batch norm and of single images are the authors', whose SGD has plain momentum.
     """
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "cifar10": {"lr": 1e-3, "optimizer": "adam", "plpd": 0.2},
         "cifar100": {"lr": 1e-3, "optimizer": "adam", "plpd": 0.2},
         "imagenet": {"lr": 2.5e-4, "optimizer": "sgd", "plpd": 0.3},
+        "imagenet/bs1": {"lr": 1.5625e-5, "optimizer": "sgd", "plpd": 0.2},
+        "imagenet/gn": {"lr": 2.5e-4, "optimizer": "sgd", "plpd": 0.2},
+        "imagenet/vit": {"lr": 1e-3, "optimizer": "sgd", "plpd": 0.2},
+        "imagenet/bs1/vit": {"lr": 3.125e-5, "optimizer": "sgd", "plpd": 0.2},
         "domainnet126": {"lr": 2.5e-4, "optimizer": "sgd", "plpd": 0.2},
     }
 

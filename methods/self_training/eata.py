@@ -33,17 +33,21 @@ class Eta(StreamMethod):
 
     All samples pass once with gradients, those not chosen with weight 0, which is exact with any kind of norm layer:
     3 passes per image, 1 without a step. Adam has betas (0.9, 0.999), SGD Nesterov momentum 0.9, as in the comparison
-    of Marsden et al. (arXiv:2306.00650), whose constants the presets are; the authors' own SGD has plain momentum.
+    of Marsden et al. (arXiv:2306.00650), whose constants the presets are; the authors' own SGD has plain momentum, as
+    has SAR's comparison (arXiv:2302.12400), of which the rates for single images and for a ViT are.
     """
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "cifar10": {"lr": 1e-3, "optimizer": "adam", "d_margin": 0.4},
         "cifar100": {"lr": 1e-3, "optimizer": "adam", "d_margin": 0.1},
         "imagenet": {"lr": 2.5e-4, "optimizer": "sgd", "d_margin": 0.05},
+        "imagenet/bs1": {"lr": 7.8125e-6, "optimizer": "sgd", "d_margin": 0.05},
+        "imagenet/vit": {"lr": 1e-3, "optimizer": "sgd", "d_margin": 0.05},
+        "imagenet/bs1/vit": {"lr": 1.5625e-5, "optimizer": "sgd", "d_margin": 0.05},
         "domainnet126": {"lr": 2.5e-4, "optimizer": "sgd", "d_margin": 0.1},
     }
 
-    lr: float = hyper(1e-3, low=1e-5, high=1e-1, log=True, help="learning rate")
+    lr: float = hyper(1e-3, low=1e-6, high=1e-1, log=True, help="learning rate")
     optimizer: str = hyper("adam", choices=("adam", "sgd"))
     margin: float = hyper(0.4, low=0.0, high=1.0, help="entropy bound E0 in units of ln K")
     d_margin: float = hyper(0.4, low=0.0, high=1.01, help="bound epsilon on the cosine to the average prediction")
@@ -92,10 +96,15 @@ class Eata(StreamMethod):
         "cifar10": {"lr": 1e-3, "optimizer": "adam", "d_margin": 0.4, "fisher": 1.0, "fisher_batch": 200},
         "cifar100": {"lr": 1e-3, "optimizer": "adam", "d_margin": 0.1, "fisher": 1.0, "fisher_batch": 200},
         "imagenet": {"lr": 2.5e-4, "optimizer": "sgd", "d_margin": 0.05, "fisher": 2000.0, "fisher_batch": 64},
+        "imagenet/bs1": {"lr": 7.8125e-6, "optimizer": "sgd", "d_margin": 0.05, "fisher": 2000.0, "fisher_batch": 64},
+        "imagenet/vit": {"lr": 1e-3, "optimizer": "sgd", "d_margin": 0.05, "fisher": 2000.0, "fisher_batch": 64},
+        "imagenet/bs1/vit": {
+            "lr": 1.5625e-5, "optimizer": "sgd", "d_margin": 0.05, "fisher": 2000.0, "fisher_batch": 64,
+        },
         "domainnet126": {"lr": 2.5e-4, "optimizer": "sgd", "d_margin": 0.1, "fisher": 2000.0, "fisher_batch": 128},
-    }
+    }  # fmt: skip
 
-    lr: float = hyper(1e-3, low=1e-5, high=1e-1, log=True, help="learning rate")
+    lr: float = hyper(1e-3, low=1e-6, high=1e-1, log=True, help="learning rate")
     optimizer: str = hyper("adam", choices=("adam", "sgd"))
     margin: float = hyper(0.4, low=0.0, high=1.0, help="entropy bound E0 in units of ln K")
     d_margin: float = hyper(0.4, low=0.0, high=1.01, help="bound epsilon on the cosine to the average prediction")

@@ -80,8 +80,12 @@ class DomainFolders(StreamTask):
             public={"images": written((sum(size for _, size in sizes) + len(held), 3, SIDE, SIDE), fill)},
             private={"labels": np.concatenate(labels)},
             model=model.state_dict(),
-            facts={"clean_error": clean_error, "domains": sizes, "classes": list(own.classes)},
+            facts={"clean_error": clean_error, "domains": sizes, "classes": list(own.classes), **self.weights(data)},
         )
+
+    def weights(self, data: Data) -> dict[str, str]:
+        """The digest of a published source model's file, as `weights_sha256`."""
+        return {}
 
     def _parts(self, own: Files) -> tuple[Array, Array]:
         """The images of the source domain that are held out, and those that are source data; in an order drawn once."""
@@ -199,6 +203,9 @@ class DomainNet126(DomainFolders):
         decode_all([files.paths[index] for index in held], pixels, SIDE, RESIZE)
         model = DOMAINNET126_REAL.load(data)
         return model, DOMAINNET126_REAL.gate(model, labelled_batches(pixels, files.labels[held], 64), data), pixels
+
+    def weights(self, data: Data) -> dict[str, str]:
+        return {"weights_sha256": DOMAINNET126_REAL.digest(data)}
 
     def model(self) -> nn.Module:
         return DOMAINNET126_REAL.make()

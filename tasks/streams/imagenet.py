@@ -64,6 +64,7 @@ class ImageNetStream(StreamTask):
     clean_error: ClassVar[tuple[float, float]] = RESNET50.clean_error
     resize: ClassVar[int | None] = None
     clean_after: ClassVar[bool] = True
+    batch_size: ClassVar[int] = BATCH_SIZE
 
     def files(self, data: Data, classes: Sequence[str]) -> dict[str, Files]:
         """The image files of each domain, with classes as numbers into the task's own."""
@@ -75,7 +76,7 @@ class ImageNetStream(StreamTask):
         domains = self.files(data, classes)
         clean = listed(validation, clean_names(data), classes)
         pixels = np.empty((len(clean.paths), 3, SIDE, SIDE), np.uint8)
-        decode_all(clean.paths, pixels, SIDE, RESIZE)
+        decode_all(clean.paths, pixels, SIDE, self.source.resize, bicubic=self.source.bicubic)
         model = self.source.load(data)
         self.tell("measuring the source model")
         clean_error = self.source.gate(model, labelled_batches(pixels, clean.labels), data)
@@ -133,7 +134,7 @@ class ImageNetStream(StreamTask):
         return then(stream, np.arange(start, n)) if self.clean_after else stream
 
     def order(self, bundle: BundleFolder, draw: np.random.Generator) -> Stream:
-        return continual(self.domains(bundle), draw, BATCH_SIZE)
+        return continual(self.domains(bundle), draw, self.batch_size)
 
 
 def imagenet_classes(validation: Path) -> tuple[str, ...]:
@@ -280,12 +281,21 @@ class ImageNetC5kContinual(ImageNetC5k):
     source={"bundle": "imagenet", "data": ("imagenet-train", "imagenet", "torchvision-models")},
     bundle="imagenet-c-5k",
     preset="imagenet",
+    variants={
+        "imagenet-c-5k-reset-bs1": {
+            "version": "1",
+            "title": "ImageNet-C, 5,000 images a corruption, one at a time, methods start anew at each, severity 5",
+            "budget": {"currency": "passes", "limit": 15500000, "wall_seconds": 345600.0, "memory_mb": 32768},
+            "preset": "imagenet/bs1",
+            "set": {"batch_size": 1},
+        },
+    },
 )
 class ImageNetC5kReset(ImageNetC5k):
     """The images of `imagenet-c-5k-continual`; before each corruption the method is put back to its start."""
 
     def order(self, bundle: BundleFolder, draw: np.random.Generator) -> Stream:
-        return separate(self.domains(bundle), draw, BATCH_SIZE)
+        return separate(self.domains(bundle), draw, self.batch_size)
 
 
 @register_task(
@@ -305,7 +315,7 @@ class ImageNetC5kMixed(ImageNetC5k):
     """The images of `imagenet-c-5k-continual`, all in one shuffle."""
 
     def order(self, bundle: BundleFolder, draw: np.random.Generator) -> Stream:
-        return mixed(self.domains(bundle), draw, BATCH_SIZE)
+        return mixed(self.domains(bundle), draw, self.batch_size)
 
 
 @register_task(
@@ -325,7 +335,7 @@ class ImageNetC5kCorrelated(ImageNetC5k):
     """The images of `imagenet-c-5k-continual`; within each corruption classes come in bursts (Dirichlet, 0.1)."""
 
     def order(self, bundle: BundleFolder, draw: np.random.Generator) -> Stream:
-        return correlated(self.domains(bundle), bundle.private()["labels"], GAMMA, draw, BATCH_SIZE)
+        return correlated(self.domains(bundle), bundle.private()["labels"], GAMMA, draw, self.batch_size)
 
 
 @register_task(
@@ -345,7 +355,7 @@ class ImageNetC5kClassSorted(ImageNetC5k):
     """The images of `imagenet-c-5k-continual`; within each corruption one class comes after the other."""
 
     def order(self, bundle: BundleFolder, draw: np.random.Generator) -> Stream:
-        return class_sorted(self.domains(bundle), bundle.private()["labels"], draw, BATCH_SIZE)
+        return class_sorted(self.domains(bundle), bundle.private()["labels"], draw, self.batch_size)
 
 
 @register_task(
@@ -365,7 +375,7 @@ class ImageNetC5kRecurring(ImageNetC5k):
     """The stream of `imagenet-c-5k-continual` ten times, shuffled anew each time: 750,000 images."""
 
     def order(self, bundle: BundleFolder, draw: np.random.Generator) -> Stream:
-        return recurring(self.domains(bundle), draw, BATCH_SIZE)
+        return recurring(self.domains(bundle), draw, self.batch_size)
 
 
 @register_task(
@@ -388,7 +398,7 @@ class ImageNetC5kGradual(ImageNetC5kSeverities):
     """
 
     def order(self, bundle: BundleFolder, draw: np.random.Generator) -> Stream:
-        return gradual(self.ladders(bundle), draw, BATCH_SIZE)
+        return gradual(self.ladders(bundle), draw, self.batch_size)
 
 
 @register_task(
@@ -420,12 +430,21 @@ class ImageNetC50kContinual(ImageNetC50k):
     source={"bundle": "imagenet", "data": ("imagenet-train", "imagenet", "torchvision-models")},
     bundle="imagenet-c-50k",
     preset="imagenet",
+    variants={
+        "imagenet-c-50k-reset-bs1": {
+            "version": "1",
+            "title": "ImageNet-C, 50,000 images a corruption, one at a time, methods start anew at each, severity 5",
+            "budget": {"currency": "passes", "limit": 150500000, "wall_seconds": 2419200.0, "memory_mb": 32768},
+            "preset": "imagenet/bs1",
+            "set": {"batch_size": 1},
+        },
+    },
 )
 class ImageNetC50kReset(ImageNetC50k):
     """The images of `imagenet-c-50k-continual`; before each corruption the method is put back to its start."""
 
     def order(self, bundle: BundleFolder, draw: np.random.Generator) -> Stream:
-        return separate(self.domains(bundle), draw, BATCH_SIZE)
+        return separate(self.domains(bundle), draw, self.batch_size)
 
 
 @register_task(
@@ -445,7 +464,7 @@ class ImageNetC50kMixed(ImageNetC50k):
     """The images of `imagenet-c-50k-continual`, all in one shuffle."""
 
     def order(self, bundle: BundleFolder, draw: np.random.Generator) -> Stream:
-        return mixed(self.domains(bundle), draw, BATCH_SIZE)
+        return mixed(self.domains(bundle), draw, self.batch_size)
 
 
 @register_task(
@@ -465,7 +484,7 @@ class ImageNetC50kCorrelated(ImageNetC50k):
     """The images of `imagenet-c-50k-continual`; within each corruption classes come in bursts (Dirichlet, 0.1)."""
 
     def order(self, bundle: BundleFolder, draw: np.random.Generator) -> Stream:
-        return correlated(self.domains(bundle), bundle.private()["labels"], GAMMA, draw, BATCH_SIZE)
+        return correlated(self.domains(bundle), bundle.private()["labels"], GAMMA, draw, self.batch_size)
 
 
 @register_task(
@@ -485,7 +504,7 @@ class ImageNetC50kClassSorted(ImageNetC50k):
     """The images of `imagenet-c-50k-continual`; within each corruption one class comes after the other."""
 
     def order(self, bundle: BundleFolder, draw: np.random.Generator) -> Stream:
-        return class_sorted(self.domains(bundle), bundle.private()["labels"], draw, BATCH_SIZE)
+        return class_sorted(self.domains(bundle), bundle.private()["labels"], draw, self.batch_size)
 
 
 @register_task(

@@ -40,10 +40,12 @@ class SourceModel:
     """One registered source model.
 
     `file` is a member of the data set `data`; `sha256` the digest of the file, or the digits with which it begins
-    where its publisher gives no more, or empty where none is published (then keys and clean error decide, and the
-    digest that was found is recorded). Images in [0, 1] are normalised by `mean` and `std`; the error on the clean
-    test images of the task must lie in `clean_error`. `channels_last` stores the filters in the order that makes the
-    model's convolutions fast on this kind of network.
+    where its publisher gives no more, or empty where none is known. Then keys, shapes and clean error decide, and the
+    task puts the digest that it found (`digest`) into its bundle's facts as `weights_sha256`, so that bundles of two
+    files differ. Images in [0, 1] are normalised by `mean` and `std`; the error on the clean test images of the task
+    must lie in `clean_error`. Clean pictures of other sizes are shrunk to `resize` pixels on the shorter side, bilinear
+    unless `bicubic`, before their centre is cut, as its publisher measured it. `channels_last` stores the filters in
+    the order that makes the model's convolutions fast on this kind of network.
     """
 
     name: str
@@ -56,6 +58,8 @@ class SourceModel:
     n_classes: int
     clean_error: tuple[float, float]
     channels_last: bool = False
+    resize: int = 256
+    bicubic: bool = False
 
     def make(self) -> Normalized:
         """The model without its weights: images (B, C, H, W) in [0, 1] -> logits (B, K)."""

@@ -99,6 +99,18 @@ def test_a_file_on_the_path_is_found_without_being_imported(write: Write) -> Non
     assert loaded(lr=0.5).lr == 0.5
 
 
+def test_a_narrower_preset_that_a_method_has_not_is_the_wider_one(write: Write) -> None:
+    presets = '{"wide": {"lr": 0.5}, "wide/small": {"lr": 0.25, "steps": 3}}'
+    write("a.py", method().replace("    lr", f"    presets = {presets}\n    lr", 1))
+    entry = get("method", "my-method")
+    rates = {
+        name: entry.params(preset=name)["lr"] for name in ("wide", "wide/small", "wide/small/x", "wide/y", "other/x")
+    }
+    assert rates == {"wide": 0.5, "wide/small": 0.25, "wide/small/x": 0.25, "wide/y": 0.5, "other/x": 0.1}
+    assert entry.params({"lr": 0.75}, "wide/y")["lr"] == 0.75
+    assert entry.params(preset="wide/y")["steps"] == 2
+
+
 def test_the_nearest_name_is_proposed() -> None:
     with pytest.raises(UsageError, match=r"no method 'tnet'.*Did you mean 'tent'\?.*selfbench list methods"):
         get("method", "tnet")

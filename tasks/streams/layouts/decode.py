@@ -15,11 +15,18 @@ from ....suite.errors import DataMissing, UsageError
 SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp")
 
 
-def decode(content: bytes, where: str, side: int | None = None, resize: int | Sequence[int] | None = None) -> Array:
+def decode(
+    content: bytes,
+    where: str,
+    side: int | None = None,
+    resize: int | Sequence[int] | None = None,
+    bicubic: bool = False,
+) -> Array:
     """One encoded image as uint8 (3, H, W) in RGB.
 
-    `resize` sets the shorter side, or (height, width), by bilinear interpolation as torchvision does on PIL images;
-    `side` then cuts the centre. Raises `DataMissing` naming `where` when the file is torn or too small.
+    `resize` sets the shorter side, or (height, width), as torchvision does on PIL images, by bilinear interpolation
+    unless `bicubic`; `side` then cuts the centre. Raises `DataMissing` naming `where` when the file is torn or too
+    small.
     """
     image_module = _pillow()
     try:
@@ -35,7 +42,8 @@ def decode(content: bytes, where: str, side: int | None = None, resize: int | Se
         else:
             wide = (resize[1], resize[0])
         if wide != image.size:
-            image = image.resize(wide, image_module.Resampling.BILINEAR)
+            kind = image_module.Resampling.BICUBIC if bicubic else image_module.Resampling.BILINEAR
+            image = image.resize(wide, kind)
     if side is not None and image.size != (side, side):
         width, height = image.size
         if min(width, height) < side:
@@ -45,13 +53,15 @@ def decode(content: bytes, where: str, side: int | None = None, resize: int | Se
     return np.asarray(image, np.uint8).transpose(2, 0, 1)
 
 
-def decode_file(path: Path, side: int | None = None, resize: int | Sequence[int] | None = None) -> Array:
+def decode_file(
+    path: Path, side: int | None = None, resize: int | Sequence[int] | None = None, bicubic: bool = False
+) -> Array:
     """`decode` of a file."""
     try:
         content = path.read_bytes()
     except OSError as error:
         raise DataMissing(f"{path} cannot be read: {error.strerror}. Get the file again.") from None
-    return decode(content, str(path), side, resize)
+    return decode(content, str(path), side, resize, bicubic)
 
 
 def _pillow() -> Any:

@@ -108,12 +108,14 @@ def decode_all(
     side: int,
     resize: int | Sequence[int] | None = None,
     tell: Callable[[int], None] = lambda done: None,
+    bicubic: bool = False,
 ) -> None:
     """Decode every file into `out`, uint8 (N, 3, side, side), which may be mapped; `tell` hears how many are done."""
     with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
         for start in range(0, len(paths), 512):
             part = paths[start : start + 512]
-            for row, pixels in enumerate(pool.map(lambda path: decode_file(path, side, resize), part), start):
+            decoded = pool.map(lambda path: decode_file(path, side, resize, bicubic), part)
+            for row, pixels in enumerate(decoded, start):
                 out[row] = pixels
             tell(start + len(part))
 

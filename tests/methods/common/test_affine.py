@@ -65,6 +65,24 @@ def test_the_rule_is_that_of_the_reference_on_torchvision_models() -> None:
     assert _names(vit) == top
 
 
+def test_the_rule_is_that_of_the_reference_on_timm_models() -> None:
+    """SAR and DeYO leave out every layer of `layer4`, `blocks.9` to `blocks.11`, and the final norm, by their names."""
+    create_model = pytest.importorskip("timm").create_model
+    for name, count in (("vit_base_patch16_224", 18), ("resnet50_gn", 43)):
+        with torch.device("meta"):
+            model = create_model(name)
+        norms = {part for part, layer in model.named_modules() if isinstance(layer, (nn.LayerNorm, nn.GroupNorm))}
+        left_out = {
+            part
+            for part in norms
+            if part == "norm" or part.startswith(("layer4.", "blocks.9.", "blocks.10.", "blocks.11."))
+        }
+        assert _names(model) == left_out
+        trained = train_affine(model, 0.25)
+        assert len(trained) == 2 * count == 2 * len(norms - left_out)
+        assert len(train_affine(model)) == 2 * len(norms), "tent and eata train all of them"
+
+
 def test_something_is_always_left_to_train(source_model: Callable[..., nn.Module]) -> None:
     assert _names(nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2)), 0.9) == set()
     assert _names(Staged(4), 0.0) == set()

@@ -125,9 +125,10 @@ def test_the_centre_is_cut_and_the_shorter_side_resized() -> None:
     assert np.array_equal(decode(encoded(pixels), "x", side=5), pixels[2:7, 1:6].transpose(2, 0, 1))
     transforms = pytest.importorskip("torchvision.transforms.v2")
     image = Image.fromarray(noise(60, 47))
-    for resize in (32, (32, 32)):
-        expected = transforms.Compose([transforms.Resize(resize), transforms.CenterCrop(28)])(image)
-        found = decode(encoded(np.asarray(image)), "x", side=28, resize=resize)
+    for resize, bicubic in ((32, False), ((32, 32), False), (32, True)):
+        kind = transforms.InterpolationMode.BICUBIC if bicubic else transforms.InterpolationMode.BILINEAR
+        expected = transforms.Compose([transforms.Resize(resize, kind), transforms.CenterCrop(28)])(image)
+        found = decode(encoded(np.asarray(image)), "x", side=28, resize=resize, bicubic=bicubic)
         assert np.array_equal(found, np.asarray(expected).transpose(2, 0, 1))
 
 

@@ -14,6 +14,7 @@ from selfbench.tasks.streams.orders import (
     continual,
     correlated,
     gradual,
+    imbalanced,
     mixed,
     recurring,
     separate,
@@ -38,6 +39,7 @@ BUILD = {
     "recurring": lambda g: recurring(PLAIN, g, 32, rounds=4),
     "gradual": lambda g: gradual([PLAIN], g, 32),
     "separate": lambda g: separate(PLAIN, g, 32),
+    "imbalanced": lambda g: imbalanced(PLAIN, LABELS, 50.0, g, 32),
 }
 
 
@@ -118,6 +120,37 @@ def test_separate_starts_every_domain_with_a_batch_of_its_own_and_a_reset() -> N
     sizes = np.diff(stream.cuts)
     assert sorted(set(sizes)) == [N % 32, 32]
     assert list(separate(PLAIN, rng(), N).resets) == [1, 2]
+
+
+@pytest.mark.parametrize("ratio", [1.0, 4.0, 500_000.0])
+def test_imbalanced_gives_every_class_a_turn_in_which_it_prevails(ratio: float) -> None:
+    draws = 20
+    stream = imbalanced(PLAIN, LABELS, ratio, rng(), 32, draws)
+    assert len(stream.indices) == draws * DOMAINS * N
+    assert np.array_equal(stream.domains, stream.indices // N)
+    assert list(stream.cuts[stream.resets]) == [draws * N, 2 * draws * N]
+    for start, stop in itertools.pairwise(stream.cuts):
+        assert len(set(stream.domains[start:stop])) == 1
+    turns = LABELS[stream.indices].reshape(DOMAINS, K, draws * PER_CLASS)
+    shares = np.stack([np.bincount(turn, minlength=K) for domain in turns for turn in domain]) / (draws * PER_CLASS)
+    prevailing, rest = shares.max(axis=1), np.sort(shares, axis=1)[:, :-1]
+    if ratio > 1:
+        # By the release: ratio / (ratio + K - 1) for the class of the turn, as much as is left for each other one.
+        assert np.allclose(prevailing, ratio / (ratio + K - 1), atol=0.05)
+        assert np.allclose(rest, 1 / (ratio + K - 1), atol=0.05)
+        assert all(set(domain.argmax(axis=1)) == set(range(K)) for domain in shares.reshape(DOMAINS, K, K))
+        assert len({tuple(domain.argmax(axis=1)) for domain in shares.reshape(DOMAINS, K, K)}) > 1
+    else:
+        assert np.allclose(shares, 1 / K, atol=0.06)
+    # Images of a class are drawn alike, with replacement.
+    counts = np.bincount(stream.indices, minlength=DOMAINS * N)
+    assert abs(counts.mean() - draws) < 1e-9
+    assert 0.5 * draws < counts.var() < 2.0 * draws
+
+
+def test_a_class_that_is_rarer_than_the_others_has_no_ratio() -> None:
+    with pytest.raises(ValueError, match="ratio must be 1 or more"):
+        imbalanced(PLAIN, LABELS, 0.5, rng(), 32)
 
 
 def test_what_comes_after_is_part_of_the_identity_alone() -> None:

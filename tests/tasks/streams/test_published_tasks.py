@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from selfbench.suite import registry
@@ -26,7 +27,7 @@ from selfbench.suite.outcome import Outcome
 from selfbench.suite.pretrain import check_gate
 from selfbench.suite.protocols.stream import Stream, StreamTask
 from selfbench.suite.suites import misfit
-from selfbench.tasks.streams import ccc, cifar_c, domain_sets, imagenet
+from selfbench.tasks.streams import ccc, cifar_c, domain_sets, imagenet, imagenet_timm
 from selfbench.tasks.streams.models.bottleneck_resnet import BottleneckResNet
 from selfbench.tasks.streams.models.resnext_cifar import CifarResNeXt
 from selfbench.tasks.streams.models.wide_resnet import WideResNet
@@ -311,12 +312,12 @@ def imagenet_folder(data: Data, monkeypatch: pytest.MonkeyPatch) -> tuple[Data, 
     """ImageNet's layouts with four classes of two images; pixels by data set and path."""
     monkeypatch.setattr(imagenet, "CLASSES", 4)
     monkeypatch.setattr(imagenet, "PER_CLASS", 2)
-    monkeypatch.setattr(imagenet, "BATCH_SIZE", 3)
+    monkeypatch.setattr(imagenet.ImageNetStream, "batch_size", 3)
     for module in (imagenet, ccc):
         monkeypatch.setattr(module, "SIDE", 12)
         monkeypatch.setattr(module, "RESIZE", 12)
     monkeypatch.setattr(imagenet, "torchvision_net", lambda name, n_classes=4: Tiny(n_classes))
-    made = save(data, "torchvision-models", "r.pth", 4)
+    made = dataclasses.replace(save(data, "torchvision-models", "r.pth", 4), resize=12)
     monkeypatch.setattr(imagenet.ImageNetStream, "source", made)
     monkeypatch.setattr(imagenet.ImageNetStream, "clean_error", (0.0, 1.0))
     monkeypatch.setattr(imagenet.ImageNetStream, "n_classes", 4)
@@ -492,6 +493,119 @@ def test_a_subset_of_classes_keeps_its_rows_of_the_classifier(
     assert torch.allclose(part.eval()(images), whole(images)[:, [1, 2]])
 
 
+def test_imagenet_c_image_by_image(imagenet_folder: tuple[Data, dict[str, np.ndarray]], tmp_path: Path) -> None:
+    task = registry.get("task", "imagenet-c-5k-reset-bs1").load()()
+    stream = consistent(task, built(task, imagenet_folder[0], tmp_path))
+    assert list(stream.cuts) == list(range(31))
+    assert list(stream.resets) == list(range(2, 30, 2))
+
+
+def tiny_vit() -> nn.Module:
+    """timm's own ViT-Base with its twelve blocks, narrow, on small pictures."""
+    from timm import create_model
+
+    net: nn.Module = create_model(
+        "vit_base_patch16_224", img_size=12, patch_size=6, embed_dim=16, num_heads=2, num_classes=4
+    )
+    return net
+
+
+def tiny_resnet_gn() -> nn.Module:
+    """timm's own ResNet-50 with group norm, narrow, with one block a stage."""
+    from timm import create_model
+
+    net: nn.Module = create_model("resnet50_gn", layers=(1, 1, 1, 1), channels=(64, 64, 64, 64), num_classes=4)
+    return net
+
+
+TIMM: dict[str, tuple[type[imagenet_timm.TimmStream], Callable[[], nn.Module], str]] = {
+    "vit": (imagenet_timm.ViT, tiny_vit, "w.safetensors"),
+    "resnet50-gn": (imagenet_timm.ResNet50GN, tiny_resnet_gn, "w.pth"),
+}
+
+
+@pytest.fixture(params=TIMM)
+def timm_folder(
+    request: pytest.FixtureRequest, imagenet_folder: tuple[Data, Any], monkeypatch: pytest.MonkeyPatch
+) -> tuple[Data, str]:
+    """Miniature ImageNet, and weights of one of timm's networks as its publisher saves them."""
+    pytest.importorskip("timm", reason="timm is not installed: pip install 'selfbench[timm]'")
+    data, _ = imagenet_folder
+    owner, net, file = TIMM[request.param]
+    (data.root / "timm-models").mkdir()
+    torch.manual_seed(0)
+    weights = net().state_dict()
+    (save_file if file.endswith("safetensors") else torch.save)(weights, data.root / "timm-models" / file)
+    changes = {"architecture": net, "file": file, "sha256": "", "n_classes": 4, "clean_error": (0.0, 1.0), "resize": 12}
+    monkeypatch.setattr(owner, "source", dataclasses.replace(owner.source, **changes))
+    monkeypatch.setattr(owner, "clean_error", (0.0, 1.0))
+    return data, request.param
+
+
+def test_the_orders_of_the_wild_settings(timm_folder: tuple[Data, str], tmp_path: Path) -> None:
+    data, model = timm_folder
+    task = registry.get("task", f"imagenet-c-5k-{model}-reset").load()()
+    folder = built(task, data, tmp_path)
+    assert folder.facts["weights_sha256"] == task.source.digest(data)
+    found = {}
+    for order in ("reset", "continual", "mixed", "imbalanced", "reset-bs1"):
+        entry = registry.get("task", f"imagenet-c-5k-{model}-{order}")
+        assert entry.options["bundle"] == f"imagenet-c-5k-{model}"
+        found[order] = consistent(entry.load()(), folder)
+    parts = {name: (len(stream.indices), len(stream.cuts) - 1, len(stream.resets)) for name, stream in found.items()}
+    assert parts == {
+        "reset": (30, 15, 14), "continual": (30, 10, 0), "mixed": (30, 10, 0), "imbalanced": (60, 30, 14),
+        "reset-bs1": (30, 30, 14),
+    }  # fmt: skip
+    assert np.any(np.diff(found["mixed"].domains) < 0)
+    labels = folder.private()["labels"][found["imbalanced"].indices].reshape(15, 2, 2)
+    assert np.mean(labels[..., 0] == labels[..., 1]) > 0.9
+    for order in ("reset", "mixed", "imbalanced", "reset-bs1"):
+        whole = registry.get("task", f"imagenet-c-50k-{model}-{order}")
+        assert whole.options["bundle"] == f"imagenet-c-50k-{model}"
+
+
+def test_every_fitting_method_runs_on_timm_models(
+    timm_folder: tuple[Data, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, play: Callable[..., Outcome]
+) -> None:
+    data, model = timm_folder
+    monkeypatch.setattr(imagenet, "POSTERIOR_SHOWN", 100)
+    monkeypatch.setattr(imagenet, "POSTERIOR_BATCH", 4)
+    monkeypatch.setattr(imagenet.ImageNetStream, "batch_size", 10)
+    entry = registry.get("task", f"imagenet-c-5k-{model}-continual")
+    task = entry.load()()
+    folder = built(task, data, tmp_path)
+    source = write_bundle(tmp_path / "source", task.build_source(data))
+    posterior = posterior_of(task, folder, source, tmp_path)
+    every = [*OTHERS, *SHORT]
+    refused = {name for name in every if "batch-norm" in registry.get("method", name).options["needs"]}
+    assert {name for name in every if misfit(registry.get("method", name), entry)} == refused
+    assert {"tent", "eata", "sar", "deyo", "memo", "roid", "cotta"} <= set(every) - refused
+    for name in set(every) - refused:
+        outcome = run_short(name, task, folder, [source, posterior] if name in SHORT else [], play)
+        assert outcome.n == 30
+        assert np.isfinite(outcome.metrics["nll"]), name
+
+
+def test_rates_of_the_wild_settings() -> None:
+    """SAR's release: 2.5e-4 for a ResNet and 1e-3 for a ViT at batches of 64, in proportion for a ViT and twice that
+    for a ResNet below 32; SAR and DeYO twice as much at single images."""
+    for name in ("tent", "eta", "eata", "sar", "deyo"):
+        twice = 2 if name in ("sar", "deyo") else 1
+        expected = {
+            "vit-reset": 1e-3, "vit-mixed": 1e-3, "vit-imbalanced": 1e-3, "vit-reset-bs1": twice * 1e-3 / 64,
+            "resnet50-gn-reset": 2.5e-4, "resnet50-gn-imbalanced": 2.5e-4,
+            "resnet50-gn-reset-bs1": twice * 2 * 2.5e-4 / 64, "reset-bs1": twice * 2 * 2.5e-4 / 64,
+        }  # fmt: skip
+        for task, lr in expected.items():
+            preset = registry.get("task", f"imagenet-c-50k-{task}").options["preset"]
+            given = registry.get("method", name).params(preset=preset)
+            assert given["lr"] == pytest.approx(lr), (name, task)
+            assert given.get("optimizer", "sgd") == "sgd"
+            assert given.get("plpd", 0.2) == 0.2
+            assert given.get("d_margin", 0.05) == 0.05
+
+
 def test_imagenet_names_what_is_missing(imagenet_folder: tuple[Data, dict[str, np.ndarray]]) -> None:
     data, _ = imagenet_folder
     (data.root / "imagenet-c" / "snow" / "5" / "n01" / "v_0.JPEG").unlink()
@@ -640,6 +754,8 @@ def test_tasks_without_data_list_well_and_say_what_is_missing(name: str, tmp_pat
 
 
 COUNTS = {
+    "imagenet-c-5k-vit-imbalanced": 150_000, "imagenet-c-5k-resnet50-gn-imbalanced": 150_000,
+    "imagenet-c-50k-vit-imbalanced": 1_500_000, "imagenet-c-50k-resnet50-gn-imbalanced": 1_500_000,
     "cifar10-c-recurring": 1_500_000, "cifar10-c-gradual": 1_350_000, "cifar10-c-": 150_000,
     "cifar100-c-recurring": 1_500_000, "cifar100-c-gradual": 1_350_000, "cifar100-c-": 150_000,
     "imagenet-c-5k-recurring": 750_000, "imagenet-c-5k-gradual": 675_000, "imagenet-c-5k-": 75_000,

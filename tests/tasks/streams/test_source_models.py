@@ -20,6 +20,7 @@ from selfbench.suite.places import data_folder
 from selfbench.tasks.streams.models.libraries import timm_net, torchvision_net
 from selfbench.tasks.streams.models.resnet20 import ResNet20
 from selfbench.tasks.streams.models.resnet26gn import ResNet26GN
+from selfbench.tasks.streams.published_models import RESNET50_GN, VIT_B16
 from selfbench.tasks.streams.source_models import RESNET20, RESNET26GN, SourceModel, check_fit, read_weights
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
@@ -204,6 +205,55 @@ def test_timm_weights_pass_the_same_gate(place: Callable[..., tuple[SourceModel,
     kept = net().state_dict()
     source, data = place("t.safetensors", lambda file: save_file(kept, file), architecture=net, n_classes=7)
     assert source.load(data)(torch.rand(2, 3, 64, 64)).shape == (2, 7)
+
+
+@pytest.mark.parametrize(("source", "parameters"), [(VIT_B16, 86_567_656), (RESNET50_GN, 25_557_032)])
+def test_the_published_timm_models_are_those_that_timm_builds(source: SourceModel, parameters: int) -> None:
+    timm = pytest.importorskip("timm", reason="timm is not installed: pip install 'selfbench[timm]'")
+    with torch.device("meta"):
+        net = source.architecture()
+    assert sum(parameter.numel() for parameter in net.parameters()) == parameters
+    name = "vit_base_patch16_224.augreg_in21k_ft_in1k" if source is VIT_B16 else "resnet50_gn.a1h_in1k"
+    config = timm.models.get_pretrained_cfg(name)
+    assert (config.mean, config.std, config.num_classes) == (source.mean, source.std, source.n_classes)
+    assert source.resize == int(config.input_size[1] / config.crop_pct)
+    assert (config.interpolation, config.crop_mode) == ("bicubic", "center")
+    assert source.bicubic
+    assert name in source.file or str(config.url).endswith(source.file)
+    described = next(item for item in Data(Path()).describe(source.data).members if item.name == source.file)
+    assert described.sha256 == source.sha256
+    low, high = source.clean_error
+    assert low < {86_567_656: 0.15466, 25_557_032: 0.19926}[parameters] < high
+
+
+def test_the_whole_resnet_of_timm_passes_the_gate(tmp_path: Path) -> None:
+    """Random weights in the published layout: the file is read, fits, and the digest alone gives it away."""
+    pytest.importorskip("timm", reason="timm is not installed: pip install 'selfbench[timm]'")
+    data = Data(tmp_path)
+    file = tmp_path / RESNET50_GN.data / RESNET50_GN.file
+    file.parent.mkdir()
+    with torch.device("meta"):
+        shapes = RESNET50_GN.architecture().state_dict()
+    weights = {key: torch.full(value.shape, 0.01) for key, value in shapes.items()}
+    torch.save(weights, file)
+    with pytest.raises(DataMissing, match="has not the published content"):
+        RESNET50_GN.load(data)
+    description = tmp_path / "sets.toml"
+    description.write_text(
+        f'[{RESNET50_GN.data}]\ntitle = "t"\nlicence = "l"\nhomepage = "h"\ncitation = "c"\nkind = "folder"\n'
+        f'by_hand = "Ask."\nmembers = [{{ name = "{RESNET50_GN.file}" }}]\n'
+    )
+    data = Data(tmp_path, description)
+    with pytest.raises(GateError, match="expected 8fe6c4d08094"):
+        RESNET50_GN.load(data)
+    source = dataclasses.replace(RESNET50_GN, sha256="")
+    model = source.load(data)
+    assert model(torch.rand(1, 3, 32, 32)).shape == (1, 1000)
+    assert source.digest(data) == hashlib.sha256(file.read_bytes()).hexdigest()
+    del weights["layer1.0.bn1.weight"]
+    torch.save(weights, file)
+    with pytest.raises(GateError, match=r"it lacks layer1\.0\.bn1\.weight"):
+        source.load(data)
 
 
 @pytest.mark.parametrize(
