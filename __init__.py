@@ -16,11 +16,11 @@ _PUBLIC = {
     "AdaptationTask": ".suite.protocols.adaptation",
     "Batch": ".suite.protocols.adaptation",
     "Bundle": ".suite.bundle",
-    "Example": ".suite.protocols.policy",
+    "Example": ".suite.protocols.policy_examples",
     "LabeledBatch": ".suite.protocols.adaptation",
-    "Pair": ".suite.protocols.policy",
+    "Pair": ".suite.protocols.policy_examples",
     "Policy": ".suite.protocols.policy_model",
-    "PolicyMethod": ".suite.protocols.policy",
+    "PolicyMethod": ".suite.protocols.policy_method",
     "PolicyTask": ".suite.protocols.policy",
     "PolicyView": ".suite.protocols.policy_view",
     "Problems": ".suite.protocols.policy",
@@ -69,7 +69,9 @@ if TYPE_CHECKING:
     from .suite.protocols.active import ActiveTask
     from .suite.protocols.adaptation import AdaptationMethod, AdaptationTask, Batch, LabeledBatch, Recipe, Split
     from .suite.protocols.adaptation_loop import View
-    from .suite.protocols.policy import Example, Pair, PolicyMethod, PolicyTask, Problems
+    from .suite.protocols.policy import PolicyTask, Problems
+    from .suite.protocols.policy_examples import Example, Pair
+    from .suite.protocols.policy_method import PolicyMethod
     from .suite.protocols.policy_model import Policy
     from .suite.protocols.policy_view import PolicyView
     from .suite.protocols.stream import Source, Stream, StreamMethod, StreamTask, even_cuts

@@ -59,8 +59,10 @@ def frozen_folders(spec: RunSpec) -> dict[str, BundleFolder]:
 def _policy_source() -> str:
     """The digest of the code that trains and evaluates a first policy."""
     room = Path(__file__).parent / "protocols"
-    names = ("first_policy.py", "language_model.py", "optimisation.py", "policy_model.py")
-    return hashlib.sha256(b"".join((room / name).read_bytes() for name in names)).hexdigest()
+    names = ("first_policy", "generation", "language_model", "optimisation", "policy_calls", "policy_episodes",
+             "policy_evaluation", "policy_generation", "policy_model", "policy_objectives", "policy_scoring",
+             "policy_training", "policy_weights")  # fmt: skip
+    return hashlib.sha256(b"".join((room / f"{name}.py").read_bytes() for name in names)).hexdigest()
 
 
 def build_frozen(spec: RunSpec, part: str, tell: Callable[[str], None] = lambda _: None) -> BundleFolder:

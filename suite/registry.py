@@ -35,7 +35,7 @@ PROTOCOLS = ("stream", "adaptation", "policy")
 _BASES = {
     "StreamMethod": ("protocols/stream.py", "stream"),
     "AdaptationMethod": ("protocols/adaptation.py", "adaptation"),
-    "PolicyMethod": ("protocols/policy.py", "policy"),
+    "PolicyMethod": ("protocols/policy_method.py", "policy"),
 }
 _Class = TypeVar("_Class", bound=type)
 

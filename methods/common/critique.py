@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from ...suite.protocols.language_model import CUT_OFF
-from ...suite.protocols.policy import Example
+from ...suite.protocols.policy_examples import Example
 from .mcts import demonstrated
 
 if TYPE_CHECKING:

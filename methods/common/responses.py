@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ...suite.protocols.policy import Example, Pair
+from ...suite.protocols.policy_examples import Example, Pair
 
 if TYPE_CHECKING:
     from ...suite.protocols.policy_model import Policy

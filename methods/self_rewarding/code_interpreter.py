@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from ...suite.hyper import hyper
 from ...suite.protocols.language_model import CUT_OFF
-from ...suite.protocols.policy import Example, PolicyMethod
+from ...suite.protocols.policy_examples import Example
+from ...suite.protocols.policy_method import PolicyMethod
 from ...suite.registry import register_method
 from ..common.responses import distinct_parsed, judged, refit
 

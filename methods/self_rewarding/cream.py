@@ -8,7 +8,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ...suite.hyper import hyper
-from ...suite.protocols.policy import Pair, PolicyMethod
+from ...suite.protocols.policy_examples import Pair
+from ...suite.protocols.policy_method import PolicyMethod
 from ...suite.registry import register_method
 from ..common.responses import by_group, distinct_parsed, kendall_tau, padded
 

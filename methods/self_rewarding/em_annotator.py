@@ -12,7 +12,8 @@ import torch
 
 from ...suite.hyper import hyper
 from ...suite.protocols.language_model import CUT_OFF
-from ...suite.protocols.policy import Example, PolicyMethod
+from ...suite.protocols.policy_examples import Example
+from ...suite.protocols.policy_method import PolicyMethod
 from ...suite.registry import register_method
 from ..common.responses import refit
 

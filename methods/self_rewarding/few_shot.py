@@ -11,7 +11,7 @@ import torch
 
 from ...suite.errors import MethodError
 from ...suite.hyper import hyper
-from ...suite.protocols.policy import PolicyMethod
+from ...suite.protocols.policy_method import PolicyMethod
 from ...suite.registry import register_method
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from ...suite.hyper import hyper
-from ...suite.protocols.policy import Example, PolicyMethod, Rollout
+from ...suite.protocols.policy_examples import Example, Rollout
+from ...suite.protocols.policy_method import PolicyMethod
 from ...suite.registry import register_method
 from ..common.critique import demonstrated_critiques
 from ..common.responses import judged

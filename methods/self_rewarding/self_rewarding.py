@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ...suite.hyper import hyper
-from ...suite.protocols.policy import PolicyMethod
+from ...suite.protocols.policy_method import PolicyMethod
 from ...suite.registry import register_method
 from ..common.responses import best_and_worst, distinct_parsed
 

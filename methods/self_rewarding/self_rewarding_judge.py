@@ -9,7 +9,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ...suite.hyper import hyper
-from ...suite.protocols.policy import Example, PolicyMethod
+from ...suite.protocols.policy_examples import Example
+from ...suite.protocols.policy_method import PolicyMethod
 from ...suite.registry import register_method
 from ..common.critique import marked_demonstrations
 from ..common.responses import best_and_worst, distinct_parsed

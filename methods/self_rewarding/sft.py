@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ...suite.hyper import hyper
-from ...suite.protocols.policy import PolicyMethod
+from ...suite.protocols.policy_method import PolicyMethod
 from ...suite.registry import register_method
 
 if TYPE_CHECKING:

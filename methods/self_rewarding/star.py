@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ...suite.hyper import hyper
-from ...suite.protocols.policy import Example, PolicyMethod
+from ...suite.protocols.policy_examples import Example
+from ...suite.protocols.policy_method import PolicyMethod
 from ...suite.registry import register_method
 
 if TYPE_CHECKING:

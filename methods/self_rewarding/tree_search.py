@@ -11,7 +11,7 @@ import torch
 
 from ...suite.hyper import hyper
 from ...suite.protocols.language_model import CUT_OFF
-from ...suite.protocols.policy import PolicyMethod
+from ...suite.protocols.policy_method import PolicyMethod
 from ...suite.registry import register_method
 from ..common.mcts import demonstrated
 

@@ -14,10 +14,13 @@ from ..meter import Meter
 from ..spec import Budget, RunSpec
 from ..wire import Wire
 from .context import Context
-from .policy import Example, PolicyTask, Problems
+from .policy import PolicyTask, Problems
+from .policy_calls import UNLIMITED
+from .policy_episodes import Reactions
+from .policy_examples import Example
 from .policy_grants import Environment
 from .policy_loop import FirstPolicy
-from .policy_model import UNLIMITED, Policy, Reactions
+from .policy_model import Policy
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,7 +51,7 @@ def make_first(
             policy.prepare(examples, task.first_epochs)
         test = task.prompts(public, problems.test)
         policy.place("test", test)
-        responses = policy.evaluate(test, 0, *task.measures().questions(public, problems.test))
+        responses = policy.evaluation.responses(test, 0, *task.measures().questions(public, problems.test))
     return FirstPolicy(policy.state()["weights"], responses)
 
 

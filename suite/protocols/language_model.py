@@ -1,13 +1,13 @@
-"""Batched generation, scoring and losses of a causal language model of `transformers`: functions without state.
+"""Batched passes, scoring and losses of a causal language model of `transformers`: functions without state.
 
-Sequences are sorted by length, so that little is padded. A prompt is run once for all of its samples, whose keys and
-values start from its own.
+Sequences are sorted by length, so that little is padded. A prompt is run once for all that follows it, whose keys and
+values start from its own. What is generated stands in `generation.py`.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -23,8 +23,6 @@ CUT_OFF = "…"
 _WINDOW, _SIMILAR = 8, 8
 """In training, examples are sorted by length among so many batches, and lengths within so many tokens count as equal:
 sorting them all would put like problems together."""
-_FINE = 1 << 40
-"""Steps into which probabilities are cut for `top_p`: sums of integers are exact in any order, on any device."""
 _SHARED = 16
 """A beginning that all prompts share, such as that of a chat template, is run once where it has so many tokens."""
 _LARGE = 4096
@@ -75,115 +73,7 @@ class CharTokenizer:
         return [row.decode("ascii") + ("" if stop else CUT_OFF) for row, stop in zip(rows, whole, strict=True)]
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """`temperature` 0 is greedy; `top_p` keeps the likeliest tokens whose probabilities sum to it."""
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.temperature < 0 or not 0 < self.top_p <= 1:
-            raise ValueError("a temperature is at least 0, top_p lies in (0, 1]")
-
-
-def generate(
-    model: nn.Module,
-    tokenizer: Tokenizer,
-    prompts: Sequence[str],
-    n: int,
-    sampling: Sampling,
-    *,
-    max_new: int,
-    rows: int,
-    generator: torch.Generator,
-    charge: Callable[[int, int], None] = lambda sequences, tokens: None,
-    begun: Sequence[str] = (),
-    ends: Sequence[int] = (),
-    never: Sequence[int] = (),
-) -> list[list[str]]:
-    """`n` responses to every prompt, of at most `max_new` tokens each.
-
-    `charge(sequences, tokens)` is told before the work: the sequences of a batch, then the tokens of every step, of
-    which sequences that have stopped take none. `begun`, one a prompt, are responses that go on, each ending in
-    `CUT_OFF`; their tokens count among `max_new`, and one that leaves no room gets no response. Tokens `ends` end a
-    response as `max_new` does: it is unfinished, and ends in `CUT_OFF`. Tokens `never` are not chosen.
-    """
-    if not len(prompts):
-        return []
-    ids, lengths = tokenizer.encode(prompts)
-    room = np.full(len(ids), max_new)
-    if len(begun):
-        joined = join(tokenizer, prompts, begun, unfinished=True)
-        ids, lengths, room = joined.ids, joined.lengths, max_new - (joined.lengths - joined.starts)
-    order = np.argsort(lengths, kind="stable")
-    order = order[room[order] > 0]
-    found: list[list[str]] = [[] for _ in prompts]
-    per = max(1, rows // n)
-    with torch.no_grad():
-        for start in range(0, len(order), per):
-            chosen = order[start : start + per]
-            charge(len(chosen) * n, 0)
-            made = _generate_batch(
-                model, tokenizer, ids[chosen], lengths[chosen], n, sampling, room[chosen], ends, generator, charge,
-                never,
-            )  # fmt: skip
-            texts = tokenizer.decode(made)
-            for at, prompt in enumerate(chosen.tolist()):
-                first = begun[prompt].removesuffix(CUT_OFF) if len(begun) else ""
-                found[prompt] = [first + text for text in texts[at * n : (at + 1) * n]]
-    return found
-
-
-def _generate_batch(
-    model: nn.Module,
-    tokenizer: Tokenizer,
-    ids: Array,
-    lengths: Array,
-    n: int,
-    sampling: Sampling,
-    room: Array,
-    ends: Sequence[int],
-    generator: torch.Generator,
-    charge: Callable[[int, int], None],
-    never: Sequence[int],
-) -> Array:
-    """Token ids (B n, T), padded where a response has ended, the samples of a prompt beside each other.
-
-    `room` (B,), at least 1, says how many tokens each of a prompt's responses may have.
-    """
-    device = generator.device
-    most = int(room.max())
-    logits, mask, cache = _read(model, ids, lengths, tokenizer.pad, device)
-    if n > 1:
-        cache.batch_repeat_interleave(n)
-        logits = logits.repeat_interleave(n, dim=0)
-        mask = mask.repeat_interleave(n, dim=0) if mask is not None else None
-    position = torch.from_numpy(lengths).to(device).repeat_interleave(n)[:, None]
-    done = torch.zeros(len(logits), dtype=torch.bool, device=device)
-    # Where all may be equally long, the number of steps alone ends them.
-    shorter = torch.from_numpy(room).to(device).repeat_interleave(n) if bool((room < most).any()) else None
-    closing = torch.tensor(list(ends), device=device)
-    tokens: list[Tensor] = []
-    while True:
-        charge(0, int((~done).sum()))
-        if len(never):
-            logits[:, list(never)] = -torch.inf
-        token = _choose(logits, sampling, tokenizer.pad, generator).masked_fill(done, tokenizer.pad)
-        tokens.append(token)
-        done |= token == tokenizer.stop
-        if len(ends):
-            done |= torch.isin(token, closing)
-        if shorter is not None:
-            done |= shorter <= len(tokens)
-        if len(tokens) == most or bool(done.all()):
-            return torch.stack(tokens, dim=1).cpu().numpy()
-        if mask is not None:
-            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-        logits = _next_logits(model, token[:, None], mask, position + len(tokens) - 1, cache)
-
-
-def _read(
+def read(
     model: nn.Module, ids: Array, lengths: Array, pad: int, device: torch.device
 ) -> tuple[Tensor, Tensor | None, Any]:
     """Run the prompts ids (B, L), padded on the left: logits (B, V) after each, attention mask, keys and values.
@@ -205,7 +95,12 @@ def _read(
         inside = np.concatenate([np.ones((len(ids), shared), bool), column >= 0], axis=1)
         mask = torch.from_numpy(inside).to(device)
     positions = torch.from_numpy(np.maximum(column, 0) + shared).to(device)
-    return _next_logits(model, torch.from_numpy(prompt).to(device), mask, positions, cache), mask, cache
+    return next_logits(model, torch.from_numpy(prompt).to(device), mask, positions, cache), mask, cache
+
+
+def next_logits(model: nn.Module, ids: Tensor, mask: Tensor | None, positions: Tensor, cache: Any) -> Tensor:
+    """Logits (B, V) after the last of ids (B, T); the keys and values of `cache` come before, and grow."""
+    return _run(model, ids, cache, mask, positions).logits[:, -1]  # type: ignore[no-any-return]
 
 
 def _shared_beginning(ids: Array, lengths: Array) -> int:
@@ -241,7 +136,7 @@ def likeliest(
             chosen = order[start : start + per]
             rows_of = np.concatenate([np.arange(firsts[at], firsts[at] + counts[at]) for at in chosen])
             group = torch.from_numpy(np.repeat(np.arange(len(chosen)), counts[chosen])).to(device)
-            logits, mask, cache = _read(model, ids[chosen], lengths[chosen], tokenizer.pad, device)
+            logits, mask, cache = read(model, ids[chosen], lengths[chosen], tokenizer.pad, device)
             cache.batch_select_indices(group)
             tokens = torch.from_numpy(flat[rows_of, : int(sizes[rows_of].max())]).to(device)
             inside = torch.arange(tokens.shape[1], device=device) < torch.from_numpy(sizes[rows_of]).to(device)[:, None]
@@ -256,23 +151,6 @@ def likeliest(
             nll = F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="none").view_as(tokens)
             scores[rows_of] = -(nll * inside).sum(dim=1).double().cpu().numpy()
     return np.array([scores[at : at + n].argmax() for at, n in zip(firsts, counts, strict=True)], np.int64)
-
-
-def _choose(logits: Tensor, sampling: Sampling, pad: int, generator: torch.Generator) -> Tensor:
-    """The next token (B,) from logits (B, V); `pad` is never chosen."""
-    logits = logits.float()
-    logits[:, pad] = -torch.inf
-    if sampling.temperature == 0:
-        return logits.argmax(dim=1)
-    p = (logits / sampling.temperature).softmax(dim=1)
-    if sampling.top_p < 1:
-        falling, token = p.sort(dim=1, descending=True, stable=True)
-        before = (falling.double() * _FINE).long().cumsum(dim=1) - (falling.double() * _FINE).long()
-        # A token is kept while those before it sum to less than top_p; the likeliest one always is.
-        falling = falling.masked_fill(before >= int(sampling.top_p * _FINE), 0.0)
-        p = torch.zeros_like(p).scatter(1, token, falling)
-    # The largest p / E with E exponential is a draw from p.
-    return (p / torch.empty_like(p).exponential_(generator=generator)).argmax(dim=1)
 
 
 @dataclass(frozen=True)
@@ -453,11 +331,6 @@ def _new_cache() -> Any:
     from transformers import DynamicCache
 
     return DynamicCache()
-
-
-def _next_logits(model: nn.Module, ids: Tensor, mask: Tensor | None, positions: Tensor, cache: Any) -> Tensor:
-    """Logits (B, V) after the last of ids (B, T); the keys and values of `cache` come before, and grow."""
-    return _run(model, ids, cache, mask, positions).logits[:, -1]  # type: ignore[no-any-return]
 
 
 def _has_large_head(model: nn.Module) -> bool:

@@ -1,22 +1,21 @@
 """The protocol `policy`: a language model that improves itself in rounds, and is evaluated after each.
 
-`PolicyTask` is what a task author writes, `PolicyMethod` what a method author writes: one function, `round`. The model
-stands behind the narrow interface of `Policy` (`policy_model.py`): generate, logprobs, finetune, prefer, each batched
-and metered in tokens. True answers stay with the scorer, in another process; a verifier, where a task grants one,
-answers from there.
+`PolicyTask` is what a task author writes, `PolicyMethod` (`policy_method.py`) what a method author writes: one
+function, `round`. The model stands behind the narrow interface of `Policy` (`policy_model.py`): generate, logprobs,
+finetune, prefer, each batched and metered in tokens. True answers stay with the scorer, in another process; a verifier,
+where a task grants one, answers from there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from torch import nn
 
 from ..bundle import Array, Bundle, BundleFolder
-from ..hyper import hyper
 from .optimisation import Recipe
 from .policy_grants import Grants
 from .policy_measures import Measures
@@ -26,44 +25,6 @@ if TYPE_CHECKING:
 
     from ..data import Data
     from .language_model import Tokenizer
-    from .policy_model import Policy
-    from .policy_view import PolicyView
-
-
-class Example(NamedTuple):
-    """A prompt and a response to train on; the stop symbol is added by the harness."""
-
-    prompt: str
-    response: str
-
-
-class Pair(NamedTuple):
-    """Two responses to a prompt, of which `chosen` is held to be the better one."""
-
-    prompt: str
-    chosen: str
-    rejected: str
-
-
-class Referenced(NamedTuple):
-    """A response to two prompts, of which `referenced` also shows a reference; the one learns from the other."""
-
-    prompt: str
-    referenced: str
-    response: str
-
-
-class Rollout(NamedTuple):
-    """A sampled response and what it is paid; `kl` weighs its log pi / pi_ref, which is taken off the reward.
-
-    The baseline of a reward is the mean of its `group`. A response that was cut off is welcome.
-    """
-
-    prompt: str
-    response: str
-    reward: float
-    kl: float = 0.0
-    group: int = 0
 
 
 @dataclass(frozen=True)
@@ -186,39 +147,3 @@ class PolicyTask:
     def measures(self) -> Measures:
         """What is measured beside the scores of greedy answers and the votes."""
         return Measures()
-
-
-@dataclass
-class PolicyMethod:
-    """A method for a policy that trains itself: a dataclass whose fields are its hyper-parameters.
-
-    `round` is called once a round, with the number of the round from 1. State between rounds lives in plain attributes;
-    weights of earlier rounds are kept by the policy (`keep`, `use`).
-    """
-
-    lr_scale: float = hyper(1.0, low=0.1, high=10.0, log=True, help="learning rate as a multiple of the task's recipe")
-
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-
-    def setup(self, policy: Policy, view: PolicyView) -> None:
-        """Called once before the first round, and again when a killed run is resumed."""
-
-    def round(self, policy: Policy, view: PolicyView, number: int) -> None:
-        """Improve `policy` from what `view` shows; the harness evaluates it afterwards, off the clock."""
-        raise NotImplementedError
-
-    def asked(self, prompts: Sequence[str]) -> list[str]:
-        """What the policy is asked in place of the prompts of an evaluation, one each: a method may show more there.
-
-        A pure function. It holds for greedy answers, votes and questions that are answered by likelihood, from round 1
-        on: round 0 is the first policy, asked as the task does.
-        """
-        return list(prompts)
-
-    def respond(self, policy: Policy, prompts: Sequence[str]) -> list[str]:
-        """The responses that are evaluated, one a prompt: greedy ones, unless a method answers in a way of its own.
-
-        Called by the evaluation with its prompts, off the meter and the clock; `policy` cannot be trained meanwhile.
-        The record holds the greedy accuracy and the tokens that an own way takes.
-        """
-        return [response for [response] in policy.generate(prompts, 1, 0.0)]

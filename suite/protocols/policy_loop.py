@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,8 @@ from ..errors import BudgetExhausted
 from ..meter import Meter
 from ..seeds import derive
 from .context import Context
-from .policy import PolicyMethod, PolicyTask
+from .policy import PolicyTask
+from .policy_method import PolicyMethod
 from .policy_model import Policy
 from .policy_view import PolicyView
 from .texts import pack
@@ -68,17 +70,18 @@ def run_policy(
 
     def evaluate() -> None:
         known = dict(first.responses) if first is not None and not number else None
-        prompts, options = policy.asks(method, test, cloze) if shows and number else (test, cloze)
+        prompts, options = policy.evaluation.asks(method.asked, test, cloze) if shows and number else (test, cloze)
         # Of the round; the evaluation may read more of them.
         fields: dict[str, Any] = {
             "own_parsed": policy.own,
             "feedback_parsed": view.feedback_read,
             "judgement_parsed": view.judgements_read,
         }
-        responses = known or policy.evaluate(prompts, number, options, probes)
+        responses = known or policy.evaluation.responses(prompts, number, options, probes)
         if own:
             asked = view._interpreter.asked
-            made, fields["answer_tokens"] = policy.answers(method, prompts, number)
+            respond = functools.partial(method.respond, policy)
+            made, fields["answer_tokens"] = policy.evaluation.answers(respond, prompts, number)
             if view._interpreter.has_code:
                 fields["answer_code_runs"] = view._interpreter.asked - asked
             view._interpreter.asked = asked

@@ -16,7 +16,8 @@ from ..sandbox import Ran
 from ..seeds import derive
 from .context import Context
 from .interpreter import Interpreter
-from .policy import Example, PolicyTask
+from .policy import PolicyTask
+from .policy_examples import Example
 from .texts import pack, unpack
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from ..bundle import Array
 from . import language_model
 from .context import autocast
-from .language_model import Sequences
-
-if TYPE_CHECKING:
-    from .policy_model import Policy
+from .language_model import Sequences, Tokenizer
+from .policy_calls import Calls
+from .policy_objectives import Objective
+from .policy_training import Training
+from .policy_weights import Weights
 
 
 class ValueModel:
@@ -26,23 +27,25 @@ class ValueModel:
     where the model is an attribute of the method, made in `setup`.
     """
 
-    def __init__(self, policy: Policy) -> None:
-        self._policy = policy
-        self._weights = policy._copied()
-        output: Any = policy._model.get_output_embeddings()  # type: ignore[operator]
-        self._slope = nn.Parameter(torch.zeros(output.weight.shape[0], device=policy._device))
-        self._offset = nn.Parameter(torch.zeros((), device=policy._device))
+    def __init__(
+        self, model: nn.Module, tokenizer: Tokenizer, rows: int, weights: Weights, training: Training, calls: Calls
+    ) -> None:
+        self._model, self._tokenizer, self._rows = model, tokenizer, rows
+        self._of_policy, self._training, self._calls = weights, training, calls
+        self._weights = weights.copied()
+        output: Any = model.get_output_embeddings()  # type: ignore[operator]
+        self._slope = nn.Parameter(torch.zeros(output.weight.shape[0], device=calls.device))
+        self._offset = nn.Parameter(torch.zeros((), device=calls.device))
 
     def values(self, prompts: Sequence[str], responses: Sequence[str]) -> Tensor:
         """The values (N,) of responses, float64 on the CPU."""
         if not len(prompts):
             return torch.zeros(0, dtype=torch.float64)
-        policy = self._policy
-        sequences = language_model.join(policy._tokenizer, prompts, responses, unfinished=True)
+        sequences = language_model.join(self._tokenizer, prompts, responses, unfinished=True)
         values = torch.empty(len(sequences), dtype=torch.float64)
-        with policy._holding(self._weights), torch.no_grad(), autocast(policy._context):
-            for chosen in sequences.batches(policy._task.rows):
-                policy._meter.charge(forward=len(chosen), scored=int(sequences.lengths[chosen].sum()))
+        with self._of_policy.holding(self._weights), torch.no_grad(), autocast(self._calls.context):
+            for chosen in sequences.batches(self._rows):
+                self._calls.meter.charge(forward=len(chosen), scored=int(sequences.lengths[chosen].sum()))
                 values[torch.from_numpy(chosen)] = self._predict(sequences, chosen).double().cpu()
         return values.clamp(0.0, 1.0)
 
@@ -57,18 +60,18 @@ class ValueModel:
         """Regression on `targets` (N,) by the mean squared error; returns the last batch's, NaN without responses."""
         if not len(prompts):
             return float("nan")
-        policy = self._policy
-        sequences = language_model.join(policy._tokenizer, prompts, responses, unfinished=True)
-        target = torch.as_tensor(targets, dtype=torch.float32, device=policy._device)
+        device = self._calls.device
+        sequences = language_model.join(self._tokenizer, prompts, responses, unfinished=True)
+        target = torch.as_tensor(targets, dtype=torch.float32, device=device)
 
         def loss(chosen: Array) -> Tensor:
-            at = torch.from_numpy(chosen).to(policy._device)
+            at = torch.from_numpy(chosen).to(device)
             return (self._predict(sequences, chosen) - target[at]).square().mean()
 
-        with policy._holding(self._weights):
-            head = (self._slope, self._offset)
-            result = policy._train(sequences, sequences.lengths, 1, loss, epochs, lr_scale, head)
-            self._weights = policy._copied()
+        with self._of_policy.holding(self._weights):
+            objective = Objective(sequences, sequences.lengths, loss)
+            result = self._training.train(objective, epochs, lr_scale, (self._slope, self._offset))
+            self._weights = self._of_policy.copied()
         return result
 
     def state_dict(self) -> dict[str, Any]:
@@ -81,7 +84,6 @@ class ValueModel:
             self._offset.copy_(state["offset"])
 
     def _predict(self, sequences: Sequences, chosen: Array) -> Tensor:
-        policy = self._policy
         ids, lengths = sequences.ids[chosen], sequences.lengths[chosen]
-        logits = language_model.last_logits(policy._model, ids, lengths, policy._tokenizer.pad, policy._device)
+        logits = language_model.last_logits(self._model, ids, lengths, self._tokenizer.pad, self._calls.device)
         return logits @ self._slope + self._offset

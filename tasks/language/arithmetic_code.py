@@ -19,8 +19,9 @@ from torch import nn
 from ...suite.bundle import Array, Bundle, BundleFolder
 from ...suite.pretrain import load_weights, reproducible
 from ...suite.protocols import language_model
+from ...suite.protocols.generation import OwnSampler, Sampling, generate
 from ...suite.protocols.interpreter import Interpreter
-from ...suite.protocols.language_model import CUT_OFF, CharTokenizer, Sampling
+from ...suite.protocols.language_model import CUT_OFF, CharTokenizer
 from ...suite.protocols.optimisation import Recipe, half_cosine
 from ...suite.protocols.policy import PolicyTask, Problems
 from ...suite.protocols.policy_grants import Code, Grants, Hints, Solutions, Verifier
@@ -92,9 +93,10 @@ class ArithmeticTinyCode(PolicyTask):
         values = values_of(public)
         test = np.arange(DEMONSTRATIONS, DEMONSTRATIONS + TEST)
         with reproducible(0):
-            made = language_model.generate(
-                model.eval(), self.tokenizer(), self.prompts(public, test), 1, Sampling(0.0),
-                max_new=self.max_new, rows=self.rows, generator=torch.Generator(),
+            sampler = OwnSampler(model.eval(), self.tokenizer(), self.rows)
+            made = generate(
+                sampler, self.tokenizer(), self.prompts(public, test), 1, Sampling(0.0), max_new=self.max_new,
+                generator=torch.Generator(),
             )  # fmt: skip
         found = Interpreter(self).answers([response for [response] in made])
         wrong = [answer != str(value) for answer, value in zip(found, values[test].tolist(), strict=True)]

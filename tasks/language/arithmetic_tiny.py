@@ -21,7 +21,8 @@ from torch import nn
 from ...suite.bundle import Array, Bundle, BundleFolder
 from ...suite.pretrain import load_weights, reproducible
 from ...suite.protocols import language_model
-from ...suite.protocols.language_model import CUT_OFF, CharTokenizer, Sampling
+from ...suite.protocols.generation import OwnSampler, Sampling, generate
+from ...suite.protocols.language_model import CUT_OFF, CharTokenizer
 from ...suite.protocols.optimisation import Recipe, half_cosine
 from ...suite.protocols.policy import PolicyTask, Problems
 from ...suite.protocols.policy_grants import Attempts, Critique, Grants, Hints, JudgePrompt, Shots, Solutions, Verifier
@@ -74,9 +75,10 @@ class _ArithmeticTiny(PolicyTask):
         model.load_state_dict(load_weights(WEIGHTS, WEIGHTS_SHA256))
         test = np.arange(DEMONSTRATIONS, DEMONSTRATIONS + TEST)
         with reproducible(0):
-            found = language_model.generate(
-                model.eval(), self.tokenizer(), prompts_of(terms[test]), 1, Sampling(0.0),
-                max_new=self.max_new, rows=self.rows, generator=torch.Generator(),
+            sampler = OwnSampler(model.eval(), self.tokenizer(), self.rows)
+            found = generate(
+                sampler, self.tokenizer(), prompts_of(terms[test]), 1, Sampling(0.0), max_new=self.max_new,
+                generator=torch.Generator(),
             )  # fmt: skip
         truth = [str(total) for total in terms[test].sum(axis=1)]
         wrong = [self.answer(response) != right for [response], right in zip(found, truth, strict=True)]

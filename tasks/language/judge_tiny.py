@@ -20,7 +20,8 @@ from torch import nn
 from ...suite.bundle import Array, Bundle, BundleFolder
 from ...suite.pretrain import load_weights, reproducible
 from ...suite.protocols import language_model
-from ...suite.protocols.language_model import CharTokenizer, Sampling
+from ...suite.protocols.generation import OwnSampler, Sampling, generate
+from ...suite.protocols.language_model import CharTokenizer
 from ...suite.protocols.optimisation import Recipe, half_cosine
 from ...suite.protocols.policy import PolicyTask, Problems
 from ...suite.protocols.policy_grants import Grants, References, Solutions, Verifier
@@ -100,9 +101,10 @@ class JudgeTiny(PolicyTask):
         facts = {}
         for name, asked in (("clean_error", prompts), ("referenced_error", shown)):
             with reproducible(0):
-                found = language_model.generate(
-                    model.eval(), self.tokenizer(), asked, 1, Sampling(0.0),
-                    max_new=self.max_new, rows=self.rows, generator=torch.Generator(),
+                sampler = OwnSampler(model.eval(), self.tokenizer(), self.rows)
+                found = generate(
+                    sampler, self.tokenizer(), asked, 1, Sampling(0.0), max_new=self.max_new,
+                    generator=torch.Generator(),
                 )  # fmt: skip
             facts[name] = 1.0 - self.scores([self.answer(text) for [text] in found], truths)["accuracy"]
         parameters = sum(value.numel() for value in model.parameters())

@@ -21,7 +21,8 @@ from torch import nn
 from ...suite.bundle import Array, Bundle, BundleFolder
 from ...suite.pretrain import load_weights, reproducible
 from ...suite.protocols import language_model
-from ...suite.protocols.language_model import CUT_OFF, CharTokenizer, Sampling
+from ...suite.protocols.generation import OwnSampler, Sampling, generate
+from ...suite.protocols.language_model import CUT_OFF, CharTokenizer
 from ...suite.protocols.optimisation import Recipe, half_cosine
 from ...suite.protocols.policy import PolicyTask, Problems
 from ...suite.protocols.policy_grants import Critique, Environment, Grants, Shots, Solutions, Verifier
@@ -252,12 +253,13 @@ def all_worlds() -> list[World]:
 def played_greedily(task: RoomsTiny, model: nn.Module, worlds: Sequence[World]) -> list[str]:
     """The greedy responses of `model` to the prompts of `worlds`."""
     tokenizer = task.tokenizer()
+    sampler = OwnSampler(model, tokenizer, task.rows)
     ends, observed = (tokenizer.encode(list(symbols))[0].ravel().tolist() for symbols in (task.step_ends, ANSWERS))
     prompts = [f"{world.written()}=" for world in worlds]
     texts, going = [CUT_OFF] * len(worlds), list(range(len(worlds)))
     while going:
-        made = language_model.generate(
-            model, tokenizer, [prompts[at] for at in going], 1, Sampling(0.0), max_new=task.max_new, rows=task.rows,
+        made = generate(
+            sampler, tokenizer, [prompts[at] for at in going], 1, Sampling(0.0), max_new=task.max_new,
             generator=torch.Generator(), begun=[texts[at] for at in going], ends=ends,
             never=[*observed, tokenizer.stop],
         )  # fmt: skip

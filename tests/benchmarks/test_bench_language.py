@@ -22,8 +22,9 @@ from selfbench.suite.native import native_precision
 from selfbench.suite.places import data_folder
 from selfbench.suite.prepare import build
 from selfbench.suite.protocols.context import Context, autocast, prepare_torch
-from selfbench.suite.protocols.policy import Pair
-from selfbench.suite.protocols.policy_model import BASE, Policy
+from selfbench.suite.protocols.policy_examples import Pair
+from selfbench.suite.protocols.policy_model import Policy
+from selfbench.suite.protocols.policy_weights import BASE
 from selfbench.suite.spec import Budget, MethodRef, RunSpec, TaskRef
 from selfbench.suite.wire import Wire
 
@@ -110,7 +111,7 @@ def test_generation_beside_transformers(ready: Any, benchmark: Any) -> None:
             longest = int(lengths[chosen].max())
             column = np.arange(longest) - (longest - lengths[chosen])[:, None]
             rows = np.where(column >= 0, np.take_along_axis(ids[chosen], np.maximum(column, 0), axis=1), tokenizer.pad)
-            with torch.no_grad(), autocast(policy._context):
+            with torch.no_grad(), autocast(policy._calls.context):
                 made = model.generate(
                     input_ids=torch.from_numpy(rows), attention_mask=torch.from_numpy(column >= 0).long(),
                     do_sample=False,

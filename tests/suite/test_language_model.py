@@ -10,17 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from selfbench.suite.protocols.language_model import (
-    CUT_OFF,
-    CharTokenizer,
-    Sampling,
-    _choose,
-    dpo_loss,
-    generate,
-    join,
-    response_logprobs,
-    sft_loss,
-)
+from selfbench.suite.protocols.generation import OwnSampler, Sampling, _choose, generate
+from selfbench.suite.protocols.language_model import CUT_OFF, CharTokenizer, dpo_loss, join, response_logprobs, sft_loss
 from selfbench.suite.protocols.texts import pack, unpack
 
 TOKENIZER = CharTokenizer("\0\nabcde=")
@@ -58,20 +49,22 @@ def draw(seed: int = 0) -> torch.Generator:
 
 @pytest.mark.parametrize("rows", [1, 2, 100])
 def test_greedy_generation_of_unlike_prompts_is_that_of_each_alone(model: nn.Module, rows: int) -> None:
-    made = generate(model, TOKENIZER, PROMPTS, 1, Sampling(0.0), max_new=6, rows=rows, generator=draw())
+    made = generate(
+        OwnSampler(model, TOKENIZER, rows), TOKENIZER, PROMPTS, 1, Sampling(0.0), max_new=6, generator=draw()
+    )
     assert made == [[slow_greedy(model, prompt, 6)] for prompt in PROMPTS]
     assert len({text for [text] in made}) > 2
 
 
 def test_all_samples_of_a_prompt_start_from_its_keys_and_values(model: nn.Module) -> None:
-    made = generate(model, TOKENIZER, PROMPTS, 3, Sampling(0.0), max_new=6, rows=6, generator=draw())
+    made = generate(OwnSampler(model, TOKENIZER, 6), TOKENIZER, PROMPTS, 3, Sampling(0.0), max_new=6, generator=draw())
     assert made == [[slow_greedy(model, prompt, 6)] * 3 for prompt in PROMPTS]
 
 
 def test_generated_tokens_are_counted_exactly_before_the_work(model: nn.Module) -> None:
     told: list[tuple[int, int]] = []
     made = generate(
-        model, TOKENIZER, PROMPTS, 4, Sampling(1.0), max_new=6, rows=8, generator=draw(),
+        OwnSampler(model, TOKENIZER, 8), TOKENIZER, PROMPTS, 4, Sampling(1.0), max_new=6, generator=draw(),
         charge=lambda sequences, tokens: told.append((sequences, tokens)),
     )  # fmt: skip
     lengths = [6 if text.endswith(CUT_OFF) else len(text) + 1 for group in made for text in group]
@@ -82,7 +75,7 @@ def test_generated_tokens_are_counted_exactly_before_the_work(model: nn.Module) 
 
 def test_equal_seeds_give_equal_samples(model: nn.Module) -> None:
     one, two, other = (
-        generate(model, TOKENIZER, PROMPTS, 4, Sampling(1.0), max_new=6, rows=8, generator=draw(seed))
+        generate(OwnSampler(model, TOKENIZER, 8), TOKENIZER, PROMPTS, 4, Sampling(1.0), max_new=6, generator=draw(seed))
         for seed in (1, 1, 2)
     )
     assert one == two

@@ -9,14 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from selfbench.suite.protocols.language_model import (
-    CUT_OFF,
-    CharTokenizer,
-    Sampling,
-    generate,
-    join,
-    last_logits,
-)
+from selfbench.suite.protocols.generation import OwnSampler, Sampling, generate
+from selfbench.suite.protocols.language_model import CUT_OFF, CharTokenizer, join, last_logits
 from selfbench.suite.protocols.policy import PolicyTask
 
 SYMBOLS = "\0\nabcde="
@@ -54,8 +48,9 @@ def test_begun_responses_go_on_as_each_alone(model: nn.Module, rows: int, ends: 
     told: list[int] = []
     begun = [text + CUT_OFF for text in BEGUN]
     made = generate(
-        model, TOKENIZER, PROMPTS, 1, Sampling(0.0), max_new=7, rows=rows, generator=torch.Generator(), begun=begun,
-        ends=[SYMBOLS.index(symbol) for symbol in ends], charge=lambda sequences, tokens: told.append(tokens),
+        OwnSampler(model, TOKENIZER, rows), TOKENIZER, PROMPTS, 1, Sampling(0.0), max_new=7, begun=begun,
+        generator=torch.Generator(), ends=[SYMBOLS.index(symbol) for symbol in ends],
+        charge=lambda sequences, tokens: told.append(tokens),
     )  # fmt: skip
     expected = [slow(model, prompt, text, ends, 7) for prompt, text in zip(PROMPTS, BEGUN, strict=True)]
     assert made == [[text] for text in expected]
@@ -70,19 +65,17 @@ def test_begun_responses_go_on_as_each_alone(model: nn.Module, rows: int, ends: 
 def test_a_full_response_goes_on_in_none(model: nn.Module) -> None:
     begun = [text + CUT_OFF for text in BEGUN]
     made = generate(
-        model, TOKENIZER, PROMPTS, 2, Sampling(1.0), max_new=5, rows=6, generator=torch.Generator().manual_seed(0),
-        begun=begun, ends=ENDS,
+        OwnSampler(model, TOKENIZER, 6), TOKENIZER, PROMPTS, 2, Sampling(1.0), max_new=5,
+        generator=torch.Generator().manual_seed(0), begun=begun, ends=ENDS,
     )  # fmt: skip
     assert [len(texts) for texts in made] == [2, 2, 2, 0, 2]
     for texts, first in zip(made, BEGUN, strict=True):
         assert all(text.startswith(first) and len(text.removesuffix(CUT_OFF)) <= 5 for text in texts)
+    sampler, draw = OwnSampler(model, TOKENIZER, 6), torch.Generator()
     nothing = generate(
-        model, TOKENIZER, PROMPTS[:2], 1, Sampling(0.0), max_new=3, rows=6, generator=torch.Generator(),
-        begun=[CUT_OFF, CUT_OFF],
-    )  # fmt: skip
-    assert nothing == generate(
-        model, TOKENIZER, PROMPTS[:2], 1, Sampling(0.0), max_new=3, rows=6, generator=torch.Generator()
+        sampler, TOKENIZER, PROMPTS[:2], 1, Sampling(0.0), max_new=3, generator=draw, begun=[CUT_OFF, CUT_OFF]
     )
+    assert nothing == generate(sampler, TOKENIZER, PROMPTS[:2], 1, Sampling(0.0), max_new=3, generator=draw)
 
 
 def test_unfinished_responses_have_no_stop_symbol(model: nn.Module) -> None:

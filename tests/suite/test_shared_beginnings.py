@@ -11,14 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from selfbench.suite.protocols import language_model
-from selfbench.suite.protocols.language_model import (
-    CharTokenizer,
-    Sampling,
-    generate,
-    join,
-    likeliest,
-    response_logprobs,
-)
+from selfbench.suite.protocols.generation import OwnSampler, Sampling, generate
+from selfbench.suite.protocols.language_model import CharTokenizer, join, likeliest, response_logprobs
 
 SYMBOLS = "\0\nabcde="
 TOKENIZER = CharTokenizer(SYMBOLS)
@@ -81,7 +75,9 @@ def test_logprobs_and_their_gradient_are_those_of_whole_sequences(model: nn.Modu
 def test_generation_is_that_without_savings(model: nn.Module, lean: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     def made(temperature: float, prompts: list[str]) -> list[list[str]]:
         draw = torch.Generator().manual_seed(3)
-        return generate(model, TOKENIZER, prompts, 3, Sampling(temperature), max_new=6, rows=9, generator=draw)
+        return generate(
+            OwnSampler(model, TOKENIZER, 9), TOKENIZER, prompts, 3, Sampling(temperature), max_new=6, generator=draw
+        )
 
     same_length = ["abcabd=", "abcabc=", "abcabe="]
     found = [made(0.0, PROMPTS), made(1.0, PROMPTS), made(1.0, same_length), made(0.0, PROMPTS[:1])]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from ..policy import Example
+    from ..policy_examples import Example
 
 Put: TypeAlias = "Callable[[str, Sequence[Example]], str]"
 

@@ -14,7 +14,7 @@ from selfbench.methods.common.critique import (
     feedback_examples,
     refinement_examples,
 )
-from selfbench.suite.protocols.policy import Example
+from selfbench.suite.protocols.policy_examples import Example
 
 
 class Finisher:

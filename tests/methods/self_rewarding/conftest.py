@@ -25,10 +25,12 @@ from selfbench.suite.protocols import language_model
 from selfbench.suite.protocols.context import Context
 from selfbench.suite.protocols.language_model import CharTokenizer
 from selfbench.suite.protocols.optimisation import Recipe, half_cosine
-from selfbench.suite.protocols.policy import Example, Pair, PolicyMethod, PolicyTask, Problems
+from selfbench.suite.protocols.policy import PolicyTask, Problems
+from selfbench.suite.protocols.policy_examples import Example, Pair
 from selfbench.suite.protocols.policy_grants import Grants, Hints, Solutions, Verifier
 from selfbench.suite.protocols.policy_loop import FirstPolicy, run_policy
 from selfbench.suite.protocols.policy_measures import Measures
+from selfbench.suite.protocols.policy_method import PolicyMethod
 from selfbench.suite.spec import Budget, MethodRef, RunSpec, TaskRef
 from selfbench.suite.wire import Wire
 

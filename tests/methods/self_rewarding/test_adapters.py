@@ -23,9 +23,10 @@ from selfbench.suite.metrics import Metric, metric_of
 from selfbench.suite.places import data_folder
 from selfbench.suite.protocols.first_policy import find_first, make_first
 from selfbench.suite.protocols.language_model import CUT_OFF
-from selfbench.suite.protocols.policy import PolicyMethod, Problems
+from selfbench.suite.protocols.policy import Problems
 from selfbench.suite.protocols.policy_loop import FirstPolicy
 from selfbench.suite.protocols.policy_measures import Cloze, Forgetting, Measures
+from selfbench.suite.protocols.policy_method import PolicyMethod
 from selfbench.suite.protocols.policy_model import Policy
 from selfbench.suite.protocols.policy_view import PolicyView
 from selfbench.suite.registry import register_method
@@ -171,7 +172,7 @@ def test_base_is_the_first_policy(play: Play, bundle: BundleFolder) -> None:
             prompts, responses = zip(*view.demonstrations, strict=True)
             if number == 1:
                 # As published, the second factor of an adapter is 0.
-                base = policy._kept["base"]
+                base = policy._weights.kept("base")
                 seen.append(all(bool(value.any()) for name, value in base.items() if "lora_B" in name))
                 now = policy.logprobs(prompts, responses)
                 seen.append(torch.equal(now, policy.logprobs(prompts, responses, under="base")))

@@ -30,8 +30,9 @@ from selfbench.methods.self_rewarding.sft import SFT
 from selfbench.suite.policy_scorer import PolicyScorer
 from selfbench.suite.protocols.first_policy import make_first
 from selfbench.suite.protocols.language_model import CUT_OFF
-from selfbench.suite.protocols.policy import Example, PolicyMethod
+from selfbench.suite.protocols.policy_examples import Example
 from selfbench.suite.protocols.policy_grants import Critique, Environment, Grants, Verifier
+from selfbench.suite.protocols.policy_method import PolicyMethod
 from selfbench.suite.protocols.texts import unpack
 from selfbench.suite.registry import register_method
 
@@ -345,9 +346,9 @@ class Plays(PolicyMethod):
     def round(self, policy: Any, view: Any, number: int) -> None:
         if number > 1:
             return
-        tokens = policy._meter.counts.tokens
+        tokens = policy._calls.meter.counts.tokens
         self.made = policy.generate(view.prompts, 2, 1.0)
-        self.taken = policy._meter.counts.tokens - tokens
+        self.taken = policy._calls.meter.counts.tokens - tokens
         self.right = view.verify(
             [at for at, texts in enumerate(self.made) for _ in texts], [text for texts in self.made for text in texts]
         )

@@ -21,8 +21,10 @@ from selfbench.suite.bundle import Bundle, BundleFolder, write_bundle
 from selfbench.suite.errors import MethodError
 from selfbench.suite.protocols import language_model
 from selfbench.suite.protocols.language_model import CUT_OFF
-from selfbench.suite.protocols.policy import Example, PolicyMethod, Problems
+from selfbench.suite.protocols.policy import Problems
+from selfbench.suite.protocols.policy_examples import Example
 from selfbench.suite.protocols.policy_grants import Code, Grants
+from selfbench.suite.protocols.policy_method import PolicyMethod
 from selfbench.suite.registry import register_method
 from selfbench.suite.sandbox import Limits, Ran, Sandbox, SandboxError
 

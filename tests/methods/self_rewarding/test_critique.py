@@ -12,8 +12,9 @@ import pytest
 
 from selfbench.methods.self_rewarding.critique_loop import CritiqueLoop
 from selfbench.methods.self_rewarding.self_evolution import SELF
-from selfbench.suite.protocols.policy import Example, PolicyMethod
+from selfbench.suite.protocols.policy_examples import Example
 from selfbench.suite.protocols.policy_grants import Attempts, Critique, Grants
+from selfbench.suite.protocols.policy_method import PolicyMethod
 
 Play = Callable[..., Any]
 SHOWN = ("4+4=", "8")

@@ -22,12 +22,15 @@ from selfbench.suite.errors import MethodError
 from selfbench.suite.needs import missing_needs
 from selfbench.suite.places import data_folder
 from selfbench.suite.prepare import build
-from selfbench.suite.protocols import language_model
-from selfbench.suite.protocols.language_model import CUT_OFF, Sampling
-from selfbench.suite.protocols.policy import Example, PolicyMethod, PolicyTask, Problems
+from selfbench.suite.protocols.generation import OwnSampler, Sampling, generate
+from selfbench.suite.protocols.language_model import CUT_OFF
+from selfbench.suite.protocols.policy import PolicyTask, Problems
+from selfbench.suite.protocols.policy_evaluation import Evaluation
+from selfbench.suite.protocols.policy_examples import Example
 from selfbench.suite.protocols.policy_grants import Grants, Shots
 from selfbench.suite.protocols.policy_grants.shots import in_a_row
 from selfbench.suite.protocols.policy_measures import Cloze, Measures
+from selfbench.suite.protocols.policy_method import PolicyMethod
 from selfbench.suite.protocols.policy_model import Policy
 from selfbench.suite.protocols.policy_view import PolicyView
 from selfbench.suite.protocols.texts import unpack
@@ -58,14 +61,14 @@ def task(tiny_task: type[PolicyTask]) -> PolicyTask:
 def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What each evaluation was of, and what it gave."""
     seen: list[Any] = []
-    real = Policy.evaluate
+    real = Evaluation.responses
 
-    def evaluate(self: Policy, prompts: Any, number: int, cloze: Any, probes: Any) -> Any:
+    def responses(self: Evaluation, prompts: Any, number: int, cloze: Any, probes: Any) -> Any:
         made = real(self, prompts, number, cloze, probes)
         seen.append(SimpleNamespace(prompts=list(prompts), cloze=cloze, probes=probes, made=made))
         return made
 
-    monkeypatch.setattr(Policy, "evaluate", evaluate)
+    monkeypatch.setattr(Evaluation, "responses", responses)
     return seen
 
 
@@ -97,10 +100,9 @@ def test_the_drawn_ones_stand_before_every_question_of_the_evaluation(
     # The first policy answers them, greedily.
     model = task.model()
     model.load_state_dict(tiny_bundle.model())
+    sampler = OwnSampler(model.eval(), task.tokenizer(), 1)
     slow = [
-        language_model.generate(
-            model.eval(), task.tokenizer(), [prompt], 1, Sampling(0.0), max_new=3, rows=1, generator=torch.Generator()
-        )[0][0]
+        generate(sampler, task.tokenizer(), [prompt], 1, Sampling(0.0), max_new=3, generator=torch.Generator())[0][0]
         for prompt in expected
     ]
     assert unpack(evaluated[-1].made["greedy"]) == slow
@@ -167,7 +169,7 @@ def bundle_of(task: AdditionSmol, folder: Path) -> BundleFolder:
 def test_shots_of_a_chat_are_its_earlier_turns(
     play: Play, tiny_hub_model: Path, tmp_path: Path, evaluated: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Policy, "_fit", lambda *args: None)
+    monkeypatch.setattr(Evaluation, "_fit", lambda *args: None)
     task = Chat()
     bundle = bundle_of(task, tmp_path / "bundle")
     method = FewShot(k=2)

@@ -19,7 +19,8 @@ from selfbench.methods.self_rewarding.self_rewarding import SelfRewarding, prefe
 from selfbench.methods.self_rewarding.sft import SFT
 from selfbench.suite import registry
 from selfbench.suite.errors import MethodError
-from selfbench.suite.protocols.policy import Pair, PolicyMethod
+from selfbench.suite.protocols.policy_examples import Pair
+from selfbench.suite.protocols.policy_method import PolicyMethod
 from selfbench.suite.registry import register_method
 from tests.methods.self_rewarding.test_critique import add_words
 

@@ -17,8 +17,9 @@ from selfbench.methods.self_rewarding.self_judge import SelfJudge, nearest
 from selfbench.methods.self_rewarding.sft import SFT
 from selfbench.suite.protocols import language_model
 from selfbench.suite.protocols.language_model import CUT_OFF, join
-from selfbench.suite.protocols.policy import Example, PolicyMethod, Referenced
+from selfbench.suite.protocols.policy_examples import Example, Referenced
 from selfbench.suite.protocols.policy_grants import Grants, References
+from selfbench.suite.protocols.policy_method import PolicyMethod
 from selfbench.suite.registry import register_method
 
 Play = Callable[..., Any]
@@ -187,7 +188,7 @@ class Distils(PolicyMethod):
             [Referenced(*one) for one in zip(view.prompts, asked, view.references, strict=True)], self.alpha, self.kd, 6
         )
         self.moved = float((policy.logprobs(view.prompts, view.references) - before).mean())
-        self.tokens = policy._meter.counts.tokens
+        self.tokens = policy._calls.meter.counts.tokens
 
 
 def test_distillation_moves_judgements_without_references(play: Play, judging: Any) -> None:

@@ -10,9 +10,9 @@ import pytest
 from selfbench.methods.self_rewarding.cream import CREAM
 from selfbench.methods.self_rewarding.rest_em import ReSTEM
 from selfbench.methods.self_rewarding.self_rewarding import SelfRewarding
-from selfbench.suite.protocols import language_model, rollouts
-from selfbench.suite.protocols.policy import PolicyMethod
-from selfbench.suite.protocols.policy_model import Policy
+from selfbench.suite.protocols import generation, policy_generation, rollouts
+from selfbench.suite.protocols.policy_method import PolicyMethod
+from selfbench.suite.protocols.policy_training import Training
 
 Play = Callable[..., Any]
 
@@ -27,25 +27,25 @@ def test_a_run_that_dies_in_training_repeats_no_generation(
 ) -> None:
     monkeypatch.setattr(rollouts, "WORTH_SECONDS", 0.0)
     generated: list[int] = []
-    generate, step = language_model.generate, Policy._step
+    generate, step = generation.generate, Training.step
 
     def counted(*args: Any, **kwargs: Any) -> Any:
         generated.append(len(args[2]))
         return generate(*args, **kwargs)
 
-    def dies(self: Policy, *args: Any) -> None:
-        if self._round == 2 and self._rollouts._calls:
+    def dies(self: Training, *args: Any) -> None:
+        if self._calls._round == 2 and self._calls._rollouts._calls:
             raise Dies
         step(self, *args)
 
-    monkeypatch.setattr(language_model, "generate", counted)
+    monkeypatch.setattr(policy_generation, "generate", counted)
     whole = play(method, folder="whole")
     needed, generated[:] = generated[:], []
-    monkeypatch.setattr(Policy, "_step", dies)
+    monkeypatch.setattr(Training, "step", dies)
     with pytest.raises(Dies):
         play(method, folder="killed")
     assert 0 < len(generated) < len(needed)
-    monkeypatch.setattr(Policy, "_step", step)
+    monkeypatch.setattr(Training, "step", step)
     resumed = play(method, folder="killed")
     assert generated == needed
     assert resumed.outcome == whole.outcome

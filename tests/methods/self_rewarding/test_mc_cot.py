@@ -14,7 +14,8 @@ from torch import nn
 from selfbench.methods.self_rewarding.mc_cot import MCCoT
 from selfbench.methods.self_rewarding.self_consistency import SelfConsistency
 from selfbench.suite.protocols.dropout import residual_dropout
-from selfbench.suite.protocols.policy import Example, PolicyTask
+from selfbench.suite.protocols.policy import PolicyTask
+from selfbench.suite.protocols.policy_examples import Example
 from selfbench.suite.protocols.policy_model import Policy
 
 Play = Callable[..., Any]
@@ -50,15 +51,15 @@ def test_the_loss_is_the_cross_entropy_of_mean_logits(play: Play, monkeypatch: p
                 assert p == 0.5
                 return _masked(model, passes)
 
-            monkeypatch.setattr("selfbench.suite.protocols.policy_model.residual_dropout", dropped)
-            real = policy._step
+            monkeypatch.setattr("selfbench.suite.protocols.policy_objectives.residual_dropout", dropped)
+            real = policy._training.step
 
             def step(optimizer: Any, parameters: Any, loss: Any, share: float, lr_scale: float) -> None:
                 seen["loss"] = loss.detach().clone()
                 seen["gradient"] = torch.autograd.grad(loss, parameters, retain_graph=True)
                 real(optimizer, parameters, loss, share, lr_scale)
 
-            parameters = [value for _, value in policy._trained()]
+            parameters = [value for _, value in policy._weights.trained()]
             total, n = torch.zeros(()), 0
             for prompt, response in EXAMPLES:
                 ids, _ = tokenizer.encode([prompt + response])
@@ -71,7 +72,7 @@ def test_the_loss_is_the_cross_entropy_of_mean_logits(play: Play, monkeypatch: p
                     total, n = total - logits[place].log_softmax(0)[row[place + 1]], n + 1
             seen["slow"] = (total / n).detach()
             seen["slow gradient"] = torch.autograd.grad(total / n, parameters)
-            monkeypatch.setattr(policy, "_step", step)
+            monkeypatch.setattr(policy._training, "step", step)
             policy.finetune_voted(EXAMPLES, 3, 0.5)
 
     play(Looks())
@@ -157,11 +158,11 @@ def test_passes_without_dropout_change_nothing_but_the_cost(play: Play) -> None:
             ):
                 policy.use("base")
                 # The order of the batches depends on the calls that were made.
-                policy._calls = 10
+                policy._calls._number = 10
                 counts = dataclasses.replace(view._meter.counts)
                 train()
                 now = view._meter.counts
-                weights = [value.detach().clone() for _, value in policy._trained()]
+                weights = [value.detach().clone() for _, value in policy._weights.trained()]
                 used = (now.forward - counts.forward, now.backward - counts.backward, now.tokens - counts.tokens)
                 seen.append((weights, used))
 

@@ -17,8 +17,9 @@ from selfbench.methods.self_rewarding.sft import SFT
 from selfbench.suite.errors import MethodError
 from selfbench.suite.protocols.language_model import reinforce_loss
 from selfbench.suite.protocols.optimisation import make_optimizer
-from selfbench.suite.protocols.policy import Example, PolicyMethod, Rollout
+from selfbench.suite.protocols.policy_examples import Example, Rollout
 from selfbench.suite.protocols.policy_grants import Attempts, Critique, Grants
+from selfbench.suite.protocols.policy_method import PolicyMethod
 from selfbench.suite.protocols.policy_model import Policy
 from selfbench.suite.protocols.policy_view import PolicyView
 from selfbench.suite.registry import register_method

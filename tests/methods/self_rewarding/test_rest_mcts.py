@@ -15,7 +15,8 @@ from torch import Tensor
 from selfbench.methods.common.mcts import Node, demonstrated
 from selfbench.methods.self_rewarding.rest_mcts import ReSTMCTS
 from selfbench.methods.self_rewarding.sft import SFT
-from selfbench.suite.protocols.policy import Example, PolicyMethod
+from selfbench.suite.protocols.policy_examples import Example
+from selfbench.suite.protocols.policy_method import PolicyMethod
 from selfbench.suite.protocols.policy_model import Policy
 from selfbench.suite.protocols.policy_view import PolicyView
 from selfbench.suite.registry import register_method

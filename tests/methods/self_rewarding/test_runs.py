@@ -21,8 +21,9 @@ from selfbench.methods.self_rewarding.sft import SFT, SFTMatched
 from selfbench.methods.self_rewarding.star import STaR
 from selfbench.suite.errors import MethodError
 from selfbench.suite.meter import Counts
-from selfbench.suite.protocols.policy import Example, Pair, PolicyMethod
+from selfbench.suite.protocols.policy_examples import Example, Pair
 from selfbench.suite.protocols.policy_grants import Attempts, Critique, Grants
+from selfbench.suite.protocols.policy_method import PolicyMethod
 from selfbench.suite.protocols.policy_model import Policy
 from selfbench.suite.protocols.policy_view import PolicyView
 from selfbench.suite.registry import register_method

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from selfbench.methods.self_rewarding.tree_search import Beam, TreeSearch
-from selfbench.suite.protocols.policy import Example
+from selfbench.suite.protocols.policy_examples import Example
 
 Play = Callable[..., Any]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from selfbench.suite.errors import UsageError
-from selfbench.suite.protocols.policy import Example
+from selfbench.suite.protocols.policy_examples import Example
 from selfbench.tasks.language.addition_smol import AdditionSmol
 from selfbench.tasks.language.models import chat_turn
 from selfbench.tasks.language.multiple_choice import MultipleChoice
