@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "ActiveTask": ".suite.protocols.active",
-    "AdaptationMethod": ".suite.protocols.adaptation",
+    "AdaptationMethod": ".suite.protocols.adaptation_method",
     "AdaptationTask": ".suite.protocols.adaptation",
     "Batch": ".suite.protocols.adaptation",
     "Bundle": ".suite.bundle",
@@ -30,7 +30,7 @@ _PUBLIC = {
     "Stream": ".suite.protocols.stream",
     "StreamMethod": ".suite.protocols.stream",
     "StreamTask": ".suite.protocols.stream",
-    "View": ".suite.protocols.adaptation_loop",
+    "View": ".suite.protocols.adaptation_view",
     "even_cuts": ".suite.protocols.stream",
     "hyper": ".suite.hyper",
     "register_method": ".suite.registry",
@@ -67,8 +67,9 @@ if TYPE_CHECKING:
     from .suite.bundle import Bundle
     from .suite.hyper import hyper
     from .suite.protocols.active import ActiveTask
-    from .suite.protocols.adaptation import AdaptationMethod, AdaptationTask, Batch, LabeledBatch, Recipe, Split
-    from .suite.protocols.adaptation_loop import View
+    from .suite.protocols.adaptation import AdaptationTask, Batch, LabeledBatch, Recipe, Split
+    from .suite.protocols.adaptation_method import AdaptationMethod
+    from .suite.protocols.adaptation_view import View
     from .suite.protocols.policy import PolicyTask, Problems
     from .suite.protocols.policy_examples import Example, Pair
     from .suite.protocols.policy_method import PolicyMethod

@@ -34,7 +34,7 @@ PACKAGE = Path(__file__).resolve().parent.parent
 PROTOCOLS = ("stream", "adaptation", "policy")
 _BASES = {
     "StreamMethod": ("protocols/stream.py", "stream"),
-    "AdaptationMethod": ("protocols/adaptation.py", "adaptation"),
+    "AdaptationMethod": ("protocols/adaptation_method.py", "adaptation"),
     "PolicyMethod": ("protocols/policy_method.py", "policy"),
 }
 _Class = TypeVar("_Class", bound=type)

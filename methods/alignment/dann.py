@@ -13,13 +13,14 @@ from torch.nn import functional as F
 
 from ...suite.errors import UsageError
 from ...suite.hyper import hyper
-from ...suite.protocols.adaptation import AdaptationMethod, Batch, LabeledBatch
+from ...suite.protocols.adaptation import Batch, LabeledBatch
+from ...suite.protocols.adaptation_method import AdaptationMethod
 from ...suite.registry import register_method
 from ..common.augment import check_augment, chosen_view
 from ..common.features import classifier_of, with_features
 
 if TYPE_CHECKING:
-    from ...suite.protocols.adaptation_loop import View
+    from ...suite.protocols.adaptation_view import View
 
 HIDDEN = 1024
 """Width of the discriminator in WILDS 2.0."""

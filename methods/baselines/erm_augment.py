@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ...suite.protocols.adaptation import AdaptationMethod, Batch, LabeledBatch
+from ...suite.protocols.adaptation import Batch, LabeledBatch
+from ...suite.protocols.adaptation_method import AdaptationMethod
 from ...suite.registry import register_method
 
 

@@ -10,7 +10,7 @@ from ...suite.errors import UsageError
 from ...suite.protocols.adaptation import AdaptationTask, Batch
 
 if TYPE_CHECKING:
-    from ...suite.protocols.adaptation_loop import View
+    from ...suite.protocols.adaptation_view import View
 
 _NAMES = {"none": "x", "weak": "weak", "strong": "strong"}
 

@@ -17,7 +17,7 @@ from .norm import frozen_running_statistics
 
 if TYPE_CHECKING:
     from ...suite.protocols.adaptation import Recipe
-    from ...suite.protocols.adaptation_loop import View
+    from ...suite.protocols.adaptation_view import View
 
 
 def teacher_of(model: nn.Module) -> nn.Module:

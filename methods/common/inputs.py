@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ...suite.errors import UsageError
 
 if TYPE_CHECKING:
-    from ...suite.protocols.adaptation_loop import View
+    from ...suite.protocols.adaptation_view import View
 
 
 def check_real_inputs(method: str, does: str, view: View) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from ...suite.protocols.adaptation import AdaptationMethod
-    from ...suite.protocols.adaptation_loop import View
+    from ...suite.protocols.adaptation_method import AdaptationMethod
+    from ...suite.protocols.adaptation_view import View
 
 
 class InPhases(Protocol):

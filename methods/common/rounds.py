@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from ...suite.protocols.adaptation import AdaptationMethod
-    from ...suite.protocols.adaptation_loop import View
+    from ...suite.protocols.adaptation_method import AdaptationMethod
+    from ...suite.protocols.adaptation_view import View
 
 
 class InRounds(Protocol):

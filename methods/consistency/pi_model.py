@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...suite.hyper import hyper
-from ...suite.protocols.adaptation import AdaptationMethod, Batch, LabeledBatch
+from ...suite.protocols.adaptation import Batch, LabeledBatch
+from ...suite.protocols.adaptation_method import AdaptationMethod
 from ...suite.registry import register_method
 from ..common.norm import frozen_running_statistics
 from ..common.ramps import sigmoid

@@ -9,13 +9,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...suite.hyper import hyper
-from ...suite.protocols.adaptation import AdaptationMethod, Batch, LabeledBatch
+from ...suite.protocols.adaptation import Batch, LabeledBatch
+from ...suite.protocols.adaptation_method import AdaptationMethod
 from ...suite.registry import register_method
 from ..common.ema import ema_update
 from ..common.future import future_loss, learning_rate, put_back, teacher_of, virtual_optimizer, virtual_step
 
 if TYPE_CHECKING:
-    from ...suite.protocols.adaptation_loop import View
+    from ...suite.protocols.adaptation_view import View
 
 
 @register_method(

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...suite.hyper import hyper
-from ...suite.protocols.adaptation import AdaptationMethod, Batch, LabeledBatch
+from ...suite.protocols.adaptation import Batch, LabeledBatch
+from ...suite.protocols.adaptation_method import AdaptationMethod
 from ...suite.registry import register_method
 from ..common.consistency import soft_cross_entropy
 from ..common.ema import ema_update
@@ -19,7 +20,7 @@ from ..common.ramps import sigmoid
 from ..common.waveblock import add_wave_blocks
 
 if TYPE_CHECKING:
-    from ...suite.protocols.adaptation_loop import View
+    from ...suite.protocols.adaptation_view import View
 
 
 @register_method("mutual-mean-teacher", family="mean-teacher", protocol="adaptation", paper="arXiv:2001.01526")

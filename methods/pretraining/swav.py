@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...suite.hyper import hyper
-from ...suite.protocols.adaptation import AdaptationMethod, AdaptationTask, Batch, LabeledBatch
+from ...suite.protocols.adaptation import AdaptationTask, Batch, LabeledBatch
+from ...suite.protocols.adaptation_method import AdaptationMethod
 from ...suite.registry import register_method
 from ..common.augment import check_augment, chosen_view
 from ..common.contrastive_views import strong_views
@@ -20,7 +21,7 @@ from ..common.features import classifier_of, with_features
 from ..common.phases import can_pretrain, pretrain_then_finetune
 
 if TYPE_CHECKING:
-    from ...suite.protocols.adaptation_loop import View
+    from ...suite.protocols.adaptation_view import View
 
 ASSIGNED = 2
 """Crops whose assignments the others predict."""

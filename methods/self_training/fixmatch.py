@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ...suite.hyper import hyper
-from ...suite.protocols.adaptation import AdaptationMethod, Batch, LabeledBatch
+from ...suite.protocols.adaptation import Batch, LabeledBatch
+from ...suite.protocols.adaptation_method import AdaptationMethod
 from ...suite.registry import register_method
 from ..common.augment import chosen_view
 

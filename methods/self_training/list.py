@@ -15,13 +15,14 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ...suite.hyper import hyper
-from ...suite.protocols.adaptation import AdaptationMethod, Batch, LabeledBatch
+from ...suite.protocols.adaptation import Batch, LabeledBatch
+from ...suite.protocols.adaptation_method import AdaptationMethod
 from ...suite.registry import register_method
 from ..common.adapters import add_adapters
 from ..common.rounds import train_in_rounds
 
 if TYPE_CHECKING:
-    from ...suite.protocols.adaptation_loop import View
+    from ...suite.protocols.adaptation_view import View
 
 
 @register_method("list", family="self-training", protocol="adaptation", paper="arXiv:2110.06274")

@@ -11,14 +11,15 @@ from torch import Tensor, nn
 
 from ...suite.errors import UsageError
 from ...suite.hyper import hyper
-from ...suite.protocols.adaptation import AdaptationMethod, AdaptationTask, Batch, LabeledBatch
+from ...suite.protocols.adaptation import AdaptationTask, Batch, LabeledBatch
+from ...suite.protocols.adaptation_method import AdaptationMethod
 from ...suite.registry import register_method
 from ..common.augment import chosen_view, has_strong
 from ..common.dropout import dropout_before
 from ..common.features import classifier_of
 
 if TYPE_CHECKING:
-    from ...suite.protocols.adaptation_loop import View
+    from ...suite.protocols.adaptation_view import View
 
 _LABELLING_BATCH = 1024
 

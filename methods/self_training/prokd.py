@@ -12,14 +12,15 @@ from torch.nn import functional as F
 
 from ...suite.errors import UsageError
 from ...suite.hyper import hyper
-from ...suite.protocols.adaptation import AdaptationMethod, Batch, LabeledBatch
+from ...suite.protocols.adaptation import Batch, LabeledBatch
+from ...suite.protocols.adaptation_method import AdaptationMethod
 from ...suite.registry import register_method
 from ..common.features import with_features
 from ..common.prototypes import class_means, prototype_weights
 from ..common.rounds import train_in_rounds
 
 if TYPE_CHECKING:
-    from ...suite.protocols.adaptation_loop import View
+    from ...suite.protocols.adaptation_view import View
 
 _POOL_BATCH = 256
 _FAR = -1e9

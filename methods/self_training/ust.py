@@ -12,14 +12,15 @@ from torch.nn import functional as F
 from torch.nn.modules.dropout import _DropoutNd
 
 from ...suite.hyper import hyper
-from ...suite.protocols.adaptation import AdaptationMethod, Batch, LabeledBatch
+from ...suite.protocols.adaptation import Batch, LabeledBatch
+from ...suite.protocols.adaptation_method import AdaptationMethod
 from ...suite.registry import register_method
 from ..common.dropout import dropout_before
 from ..common.features import classifier_of, with_features
 from ..common.rounds import candidates, draw, train_in_rounds
 
 if TYPE_CHECKING:
-    from ...suite.protocols.adaptation_loop import View
+    from ...suite.protocols.adaptation_view import View
 
 _LABELLING_BATCH = 1024
 

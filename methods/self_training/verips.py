@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...suite.hyper import hyper
-from ...suite.protocols.adaptation import AdaptationMethod, Batch, LabeledBatch
+from ...suite.protocols.adaptation import Batch, LabeledBatch
+from ...suite.protocols.adaptation_method import AdaptationMethod
 from ...suite.registry import register_method
 from ..common.rounds import candidates, draw, train_in_rounds
 
 if TYPE_CHECKING:
-    from ...suite.protocols.adaptation_loop import View
+    from ...suite.protocols.adaptation_view import View
 
 _LABELLING_BATCH = 1024
 

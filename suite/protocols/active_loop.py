@@ -13,8 +13,9 @@ from ..bundle import Array
 from ..errors import MethodError
 from ..meter import Meter
 from .active import ActiveTask
-from .adaptation import AdaptationMethod
-from .adaptation_loop import View, charge_cached, predictor_expected, start
+from .adaptation_loop import charge_cached, predictor_expected, start
+from .adaptation_method import AdaptationMethod
+from .adaptation_view import View
 from .context import Context, as_logits
 from .features import forward_with_features
 from .pool import LazyPool

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from selfbench.suite import registry
 from selfbench.suite.meter import Meter
 from selfbench.suite.protocols.adaptation import Split
-from selfbench.suite.protocols.adaptation_loop import View
+from selfbench.suite.protocols.adaptation_view import View
 from selfbench.suite.protocols.context import Context
 from selfbench.suite.spec import Budget, MethodRef, RunSpec, TaskRef
 from selfbench.suite.wire import Wire

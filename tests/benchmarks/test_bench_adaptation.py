@@ -26,7 +26,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
 from selfbench.suite import registry
-from selfbench.suite.protocols.adaptation_loop import View, _Average
+from selfbench.suite.protocols.adaptation_view import View, _Average
 from selfbench.tasks.images.color_augmentations import strong_view
 
 sys.path.append(str(Path(__file__).parent))

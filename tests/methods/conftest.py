@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from selfbench.suite.meter import Meter
 from selfbench.suite.protocols.adaptation import AdaptationTask, Batch, LabeledBatch, Recipe, Split, Vocabulary
-from selfbench.suite.protocols.adaptation_loop import View, run_adaptation
+from selfbench.suite.protocols.adaptation_loop import run_adaptation
+from selfbench.suite.protocols.adaptation_view import View
 from selfbench.suite.protocols.context import Context
 from selfbench.suite.protocols.stream import Source, SourceImages, StreamTask
 from selfbench.suite.protocols.stream_loop import run_stream, split_parameters

@@ -9,7 +9,7 @@ import pytest
 
 from selfbench.suite.hyper import check_value
 from selfbench.suite.needs import NEEDS
-from selfbench.suite.protocols.adaptation import AdaptationMethod
+from selfbench.suite.protocols.adaptation_method import AdaptationMethod
 from selfbench.suite.protocols.policy_method import PolicyMethod
 from selfbench.suite.protocols.stream import StreamMethod
 from selfbench.suite.registry import PACKAGE, Entry, entries

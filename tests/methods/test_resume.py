@@ -19,8 +19,9 @@ from selfbench.methods.self_training.fixmatch import FixMatch
 from selfbench.methods.self_training.norm import Norm
 from selfbench.methods.self_training.pseudo_label import PseudoLabel
 from selfbench.methods.self_training.tent import Tent
-from selfbench.suite.protocols.adaptation import AdaptationMethod, Batch, LabeledBatch
-from selfbench.suite.protocols.adaptation_loop import View
+from selfbench.suite.protocols.adaptation import Batch, LabeledBatch
+from selfbench.suite.protocols.adaptation_method import AdaptationMethod
+from selfbench.suite.protocols.adaptation_view import View
 from selfbench.suite.registry import register_method
 
 STREAM = [SourceModel(), Norm(), Norm(source_weight=0.5), Tent(), Tent(optimizer="sgd", steps=2)]

@@ -23,7 +23,8 @@ from selfbench.suite.engine.runner import run
 from selfbench.suite.errors import MethodError
 from selfbench.suite.meter import Counts, Meter
 from selfbench.suite.prepare import build
-from selfbench.suite.protocols.adaptation_loop import View, run_adaptation
+from selfbench.suite.protocols.adaptation_loop import run_adaptation
+from selfbench.suite.protocols.adaptation_view import View
 from selfbench.suite.protocols.context import Context
 from selfbench.suite.protocols.stream import even_cuts
 from selfbench.suite.protocols.stream_loop import run_stream
