@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ import pytest
 from selfbench.suite import registry
 from selfbench.suite.frozen import frozen_folders
 from selfbench.suite.prepare import build
+from selfbench.suite.worker import _packages
+from selfbench.tasks.language.gsm8k_code import GSM8KCode
 
 TASK = "arithmetic-tiny"
 SHORT = {"limit": 60_000}
@@ -70,6 +73,12 @@ def test_a_record_of_a_policy(campaign) -> None:
     assert record.cost.labels == 300
     assert record.diagnostics["label_precision"] == 1.0
     assert record.provenance.packages.keys() == {"numpy", "torch", "transformers"}
+
+
+def test_packages_that_code_imports_stand_in_the_record() -> None:
+    found = _packages("policy", (), GSM8KCode().grants().code.packages)
+    assert found.keys() == {"numpy", "torch", "sympy", "transformers"}
+    assert found["sympy"] == metadata.version("sympy")
 
 
 @pytest.mark.parametrize(("kind", "remedy"), [("device", "a GPU with more memory"), ("python", "memory_mb=N")])
