@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +13,14 @@ from ...suite.places import data_folder
 from ..streams.models.libraries import torchvision_net
 from ..streams.models.normalize import Normalized
 from ..streams.source_models import IMAGENET_MEAN, IMAGENET_STD, check_digest, check_fit, read_weights
+from ..text.encoders import similar
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 PAD = 0
+_HOST_TOKENS, _DEVICE_TOKENS = 96, 8192
+"""How many tokens a group of texts holds at least: short passes cost more than the padding that they save."""
 _OLD_NAME = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.\w+)$")
 """The published file of DenseNet-121 has `norm.1.weight` where torchvision now has `norm1.weight`."""
 
@@ -70,18 +73,49 @@ class Standardized(nn.Module):
         return logits
 
 
+class _Group(NamedTuple):
+    """Texts of similar length: their rows (b,), token ids (b, t) up to the longest, which are no padding (b, t)."""
+
+    rows: Tensor
+    ids: Tensor
+    shown: Tensor
+
+
+def length_groups(ids: Tensor) -> list[_Group]:
+    """Token ids (B, T), padded with 0 at the end, in groups of similar length, the longest first; at least one group.
+
+    Which texts are in a batch is not changed, and without dropout each one's result but for rounding neither (tested);
+    the published work pads all to the limit. The lengths are brought to the host, on a GPU once a pass.
+    """
+    lengths = (ids != PAD).sum(dim=1)
+    order = torch.argsort(lengths, descending=True, stable=True)
+    enough = _HOST_TOKENS if ids.device.type == "cpu" else _DEVICE_TOKENS
+    groups, start = [], 0
+    for n, longest in similar(lengths[order].tolist(), enough):
+        rows = order[start : start + n]
+        kept = ids[rows, :longest]
+        groups.append(_Group(rows, kept, kept != PAD))
+        start += n
+    return groups or [_Group(order, ids[:, :1], ids[:, :1] != PAD)]
+
+
 class TextClassifier(nn.Module):
-    """A sequence classifier of `transformers` on token ids (B, T), padded with 0 -> logits (B, K)."""
+    """DistilBERT's sequence classifier of `transformers` on token ids (B, T), padded with 0 -> logits (B, K).
+
+    Its body takes texts in groups of similar length, in training too: it has no statistics of batches, and what changes
+    there is which random numbers dropout takes for which text. The classifier sees them all at once.
+    """
 
     def __init__(self, net: Any) -> None:
         super().__init__()
         self.net = net
 
     def forward(self, ids: Tensor) -> Tensor:
-        mask = ids != PAD
-        # One look at the longest text, for up to a quarter of the published work, which pads all to the limit.
-        longest = max(1, int(mask.sum(dim=1).max())) if len(ids) else 1
-        logits: Tensor = self.net(input_ids=ids[:, :longest], attention_mask=mask[:, :longest].long()).logits
+        groups = length_groups(ids)
+        states = [self.net.distilbert(input_ids=group.ids, attention_mask=group.shown.long())[0] for group in groups]
+        rows = torch.cat([group.rows for group in groups])
+        first = torch.cat([state[:, 0] for state in states])[torch.argsort(rows)]
+        logits: Tensor = self.net.classifier(self.net.dropout(self.net.pre_classifier(first).relu()))
         return logits
 
 
@@ -122,12 +156,17 @@ class MaskedLanguageModel(nn.Module):
             self.bias.copy_(weights.get("vocab_projector.bias", self.bias))
 
     def forward(self, ids: Tensor, places: Tensor) -> Tensor:
-        mask = ids != PAD
-        longest = max(1, int(mask.sum(dim=1).max())) if len(ids) else 1
-        hidden = self.body(input_ids=ids[:, :longest], attention_mask=mask[:, :longest].long())[0]
         # The logits of all tokens would take a hundred times the memory; which are chosen, the host has to know.
-        chosen = self.norm(nn.functional.gelu(self.transform(hidden[places[:, :longest]])))
-        logits: Tensor = nn.functional.linear(chosen, self.body.embeddings.word_embeddings.weight, self.bias)
+        states, order = [], []
+        where = torch.arange(ids.numel(), device=ids.device).view_as(ids)
+        for group in length_groups(ids):
+            hidden = self.body(input_ids=group.ids, attention_mask=group.shown.long())[0]
+            chosen = places[group.rows, : hidden.shape[1]]
+            states.append(hidden[chosen])
+            order.append(where[group.rows, : hidden.shape[1]][chosen])
+        hidden = torch.cat(states)[torch.argsort(torch.cat(order))]
+        hidden = self.norm(nn.functional.gelu(self.transform(hidden)))
+        logits: Tensor = nn.functional.linear(hidden, self.body.embeddings.word_embeddings.weight, self.bias)
         return logits
 
 

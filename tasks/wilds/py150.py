@@ -160,7 +160,10 @@ class WildsPy150(WildsTask):
 
 
 class NextToken(nn.Module):
-    """A causal language model of `transformers` on token ids (B, T) -> logits (B, T, K)."""
+    """A causal language model of `transformers` on token ids (B, T) -> logits (B, T, K).
+
+    All programs are as long in the published files, so that there are no groups of similar length to make.
+    """
 
     def __init__(self, net: Any) -> None:
         super().__init__()

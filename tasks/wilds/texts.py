@@ -24,11 +24,12 @@ _CHUNK = 20_000
 class WildsTexts(WildsTask):
     """Public arrays: `tokens` uint16 (T,), the token ids of all texts end to end, and `offsets` int64 (N + U + 1,).
 
-    Texts are cut to `length` tokens, [CLS] and [SEP] among them. No view changes them, as in WILDS 2.0.
+    Texts are cut to `length` tokens, [CLS] and [SEP] among them. No view changes them, as in WILDS 2.0. They pass in
+    groups of similar length (`networks.py`); a larger batch of evaluation has more of each.
     """
 
     length: ClassVar[int]
-    evaluation_batch: ClassVar[int] = 128
+    evaluation_batch: ClassVar[int] = 256
 
     def arrays(self, data: Data, dataset: Any, rows: Array) -> dict[str, Array]:
         from tokenizers import Tokenizer

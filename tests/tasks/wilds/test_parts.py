@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from selfbench.suite.bundle import BundleFolder
 from selfbench.suite.errors import DataMissing, GateError
+from selfbench.suite.protocols.features import forward_with_features
 from selfbench.tasks.images.color_augmentations import rand_augment
 from selfbench.tasks.streams.models.libraries import torchvision_net
 from selfbench.tasks.wilds import networks
@@ -114,8 +116,59 @@ def test_distilbert_does_not_see_padding(at_home: Path) -> None:
     assert all(torch.equal(loaded[key], value) for key, value in weights.items() if key.startswith("distilbert."))
 
 
+@pytest.fixture
+def texts() -> Tensor:
+    """Forty texts of 1 to 400 tokens, most of them short, in no order; the last one is empty."""
+    draw = torch.Generator().manual_seed(3)
+    lengths = (torch.randn(40, generator=draw) + 3).exp().long().clamp(1, 400)
+    lengths[7], lengths[-1] = 400, 0
+    ids = torch.randint(4, 16, (40, 512), generator=draw)
+    return ids.masked_fill(torch.arange(512) >= lengths[:, None], networks.PAD)
+
+
+def test_groups_hold_each_text_once_with_little_padding(texts: Tensor) -> None:
+    groups = networks.length_groups(texts)
+    lengths = (texts != networks.PAD).sum(dim=1)
+    assert torch.equal(torch.cat([group.rows for group in groups]).sort().values, torch.arange(40))
+    assert len(groups) > 3
+    for group in groups:
+        assert group.ids.shape[1] == max(1, int(lengths[group.rows].max()))
+        assert torch.equal(group.ids, texts[group.rows, : group.ids.shape[1]])
+        assert torch.equal(group.shown, group.ids != networks.PAD)
+    computed = sum(group.ids.numel() for group in groups)
+    assert computed < 1.6 * int(lengths.sum()) < 0.3 * len(texts) * int(lengths.max())
+    for few in (texts[:0], texts[:1], texts[-1:]):
+        assert [len(group.rows) for group in networks.length_groups(few)] == [len(few)]
+
+
+def test_logits_and_gradients_do_not_depend_on_the_groups(
+    at_home: Path, texts: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against `transformers`' own forward on texts that are all padded to the limit."""
+    net = networks.distilbert(3, "distilbert-base-uncased").double().eval()
+    theirs: Any = copy.deepcopy(net.net)
+    expected = theirs(input_ids=texts, attention_mask=(texts != networks.PAD).long()).logits
+    logits = net(texts)
+    known = slice(0, -1)  # Of the empty text, theirs attends to nothing at all.
+    torch.testing.assert_close(logits[known], expected[known], rtol=0, atol=1e-12)
+    classes = torch.arange(39) % 3
+    nn.functional.cross_entropy(expected[known], classes).backward()
+    nn.functional.cross_entropy(logits[known], classes).backward()
+    for (name, mine), other in zip(net.net.named_parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, other.grad, rtol=0, atol=1e-12, msg=name)
+
+
+def test_features_are_those_of_the_whole_batch(at_home: Path, texts: Tensor) -> None:
+    """Methods read what the classifier reads: it must see all groups at once, in the order of the batch."""
+    net = networks.distilbert(3, "distilbert-base-uncased").eval()
+    logits, features = forward_with_features(net, texts)
+    assert features is not None
+    assert features.shape == (40, 8)
+    torch.testing.assert_close(net.net.classifier(features), logits)
+
+
 def test_hidden_tokens_are_predicted_as_by_the_published_model(
-    at_home: Path, bundles: Callable[[str], BundleFolder], miniature: Callable[[str], WildsTask]
+    at_home: Path, bundles: Callable[[str], BundleFolder], miniature: Callable[[str], WildsTask], texts: Tensor
 ) -> None:
     """Body and head with the published weights; what trains the head's body trains the classifier's."""
     from transformers import DistilBertForMaskedLM
@@ -133,6 +186,10 @@ def test_hidden_tokens_are_predicted_as_by_the_published_model(
         expected = theirs(input_ids=ids, attention_mask=(ids != 0).long()).logits[places]
         torch.testing.assert_close(head(ids, places), expected, rtol=1e-5, atol=1e-6)
         assert head(ids, torch.zeros_like(places)).shape == (0, 17)
+        places = torch.rand(texts.shape, generator=torch.Generator().manual_seed(0)) < 0.2
+        places &= texts != 0
+        expected = theirs(input_ids=texts[:-1], attention_mask=(texts[:-1] != 0).long()).logits[places[:-1]]
+        torch.testing.assert_close(head(texts, places), expected, rtol=1e-5, atol=1e-6)
     assert head.body is classifier.net.distilbert
 
 
