@@ -19,6 +19,8 @@ from torch.nn import functional as F
 from selfbench.suite.data import Data
 from selfbench.suite.places import data_folder
 from selfbench.tasks.text.encoders import Marks, TextClassifier, TextEncoder, Tokens, padded, texts_to_tokens
+from selfbench.tasks.wilds.networks import TextClassifier as CommentClassifier
+from selfbench.tasks.wilds.networks import length_groups
 
 pytestmark = pytest.mark.benchmark_session
 
@@ -90,6 +92,43 @@ def test_groups_of_similar_length(benchmark: Any) -> None:
     benchmark.extra_info["padded over grouped"] = round(ratio, 2)
     print(f"\nforward and backward, padded to {LENGTH} over grouped: {ratio:.2f}")
     benchmark.pedantic(lambda: step(grouped), rounds=3)
+
+
+def test_groups_of_comments(benchmark: Any) -> None:
+    """The classifier of CivilComments, a third as wide and with two of its six layers, beside cutting to the longest.
+
+    Lengths of a mean of some 65 tokens and a long tail, at most 300; a batch of evaluation, forward alone.
+    """
+    from transformers import DistilBertConfig, DistilBertForSequenceClassification
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    config = DistilBertConfig(vocab_size=WORDS, n_layers=2, dim=256, hidden_dim=1024, n_heads=4)
+    model = CommentClassifier(DistilBertForSequenceClassification(config)).eval()
+    draw = np.random.default_rng(2)
+    lengths = draw.lognormal(3.8, 0.85, 32).clip(8, 300).astype(int)
+    ids = torch.from_numpy(draw.integers(4, WORDS, (32, 300)))
+    ids *= torch.arange(300) < torch.from_numpy(lengths)[:, None]
+    longest = int(lengths.max())
+    groups = sum(group.ids.numel() for group in length_groups(ids))
+
+    @torch.no_grad()
+    def cut() -> torch.Tensor:
+        logits: torch.Tensor = model.net(ids[:, :longest], (ids[:, :longest] != 0).long()).logits
+        return logits
+
+    @torch.no_grad()
+    def grouped() -> torch.Tensor:
+        logits: torch.Tensor = model(ids)
+        return logits
+
+    torch.testing.assert_close(grouped(), cut(), rtol=0, atol=1e-6)
+    ratio = _by_turns(grouped, cut, 3)
+    benchmark.extra_info["cut over grouped"] = round(ratio, 2)
+    print(
+        f"\n32 texts, {lengths.sum():,} tokens: {32 * longest:,} computed when cut, {groups:,} in groups; {ratio:.2f}"
+    )
+    benchmark.pedantic(grouped, rounds=3)
 
 
 def test_tokens_are_prepared_once(benchmark: Any) -> None:
