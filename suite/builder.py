@@ -9,19 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from . import registry
+from .decoded import build_decoded
 from .errors import SelfbenchError
 from .frozen import build_frozen
 from .prepare import build, data_of, fetch_missing
 from .processes import ran_out_of_memory
 from .spec import RunSpec
 
+DECODED = "decoded"
+"""The part of a task that is the cache of its decoded pictures."""
 _MORE = "make room: end other programs, or take a machine, or a GPU, with more memory"
 
 
 def write_request(task: registry.Entry, folder: Path, **more: Any) -> Path:
     """The file that tells a preparing process what to build of a task.
 
-    That is its bundle; with `part` a part of its source; with `spec` and `part` what of the cache.
+    That is its bundle; with `part` a part of its source, or what is kept of its decoded pictures; with `spec` and
+    `part` what of the cache of frozen passes and first policies.
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{task.name}.json"
@@ -41,6 +45,8 @@ def main(request: Path) -> int:
     try:
         if "spec" in asked:
             build_frozen(RunSpec.model_validate(asked["spec"]), asked["part"], tell)
+        elif asked.get("part") == DECODED:
+            build_decoded(registry.get("task", asked["task"]), [Path(path) for path in asked["keep"]], tell)
         else:
             task, part = registry.get("task", asked["task"]), asked.get("part", "")
             fetch_missing(data_of(task, part), tell)

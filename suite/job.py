@@ -21,9 +21,9 @@ class Job:
 
     `code`: git commit and dirty flag of the caller's checkout. `bundle`: where the task's data lies, `frozen`: parts
     of the cache of what no method changes, `source`: the parts of the source that the task keeps apart from its bundle
-    and the method needs. `unprepared`: status and reason of the record where these could not be made; nothing is run.
-    `replace`: run although a record exists (retry). `permute`: shuffle the hidden labels by this seed, for the leak
-    check. `gpu`: index of the device, None for the CPU.
+    and the method needs, `decoded`: where pictures of the task are kept decoded. `unprepared`: status and reason of the
+    record where these could not be made; nothing is run. `replace`: run although a record exists (retry). `permute`:
+    shuffle the hidden labels by this seed, for the leak check. `gpu`: index of the device, None for the CPU.
     """
 
     spec: dict[str, Any]
@@ -38,6 +38,7 @@ class Job:
     checkpoint_seconds: float = 30.0
     frozen: dict[str, str] = field(default_factory=dict)
     source: dict[str, str] = field(default_factory=dict)
+    decoded: str = ""
     unprepared: dict[str, str] = field(default_factory=dict)
 
     @property

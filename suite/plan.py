@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from . import registry
+from .decoded import decoded_folder, rows_to_keep
+from .decoded_option import declared, limit_bytes
 from .errors import RecordError
 from .files import locked
 from .prepare import bundle_folder, data_sets, source_folders
@@ -61,11 +63,12 @@ def matrix(rows: Sequence[State]) -> list[tuple[str, str, Counter[str]]]:
 
 @dataclass(frozen=True)
 class Need:
-    """A data set or bundle that has to be made before the runs; `size` in bytes where known."""
+    """A data set, bundle or cache that has to be made before the runs; `size` in bytes where known."""
 
     kind: str
     name: str
     size: int | None
+    note: str = ""
 
 
 def needs(specs: Iterable[RunSpec]) -> list[Need]:
@@ -85,4 +88,19 @@ def needs(specs: Iterable[RunSpec]) -> list[Need]:
         for part, folder in {"": bundle_folder(task), **source_folders(task, method)}.items()
         if not folder.exists
     }
-    return found + [Need("build", name, None) for name in bundles.values()]
+    found += [Need("build", name, None) for name in bundles.values()]
+    return found + list(_to_decode({task.options["bundle"] or task.name: task for task, _ in pairs}))
+
+
+def _to_decode(tasks: Mapping[str, registry.Entry]) -> Iterator[Need]:
+    """The pictures that would be decoded and kept, by the names of the tasks' bundles."""
+    for name, task in tasks.items():
+        folder = decoded_folder(task)
+        wanted = folder.wanted if folder else declared(task)
+        if wanted is None or not limit_bytes():
+            continue
+        here = folder.rows * wanted.row if folder else 0
+        kept = rows_to_keep(folder) * wanted.row if folder else int(min(wanted.size, limit_bytes()))
+        if kept > here:
+            rest = "" if kept >= wanted.size else f"of {wanted.size / 1e9:.0f} GB; the others at each access"
+            yield Need("decode", name, kept - here, rest)

@@ -174,6 +174,7 @@ def register_task(
     references: Mapping[str, Any] | None = None,
     variants: Mapping[str, Mapping[str, Any]] | None = None,
     source: Mapping[str, Any] | None = None,
+    decoded: Mapping[str, Any] | None = None,
 ) -> Callable[[_Class], _Class]:
     """Register a task class. All arguments must be literals.
 
@@ -194,10 +195,15 @@ def register_task(
     and only for methods that need them (`source-unlabeled`, `source-data`, `source-posterior`); all others run without
     its data sets. Its `data` are all that these two stand on, the weights included; its `bundle` is the name that tasks
     of one file share where both come out the same. None: whatever the task grants lies in its bundle.
+
+    `decoded` says that examples are made of files by `decoded(public, indices)` of the class, and would be kept decoded
+    (`suite/decoded.py`): how many `pictures` there are as published, their `shape` as arrays, and their `dtype` where
+    it is not "uint8".
     """
     options = {"protocol": protocol, "version": version, "metric": metric, "title": title, "budget": dict(budget),
                "data": data, "grants": grants, "tags": tags, "selection": selection, "bundle": bundle,
-               "preset": preset, "outputs": outputs, "references": references, "source": source}  # fmt: skip
+               "preset": preset, "outputs": outputs, "references": references, "source": source,
+               "decoded": decoded}  # fmt: skip
     return _mark("task", name, options)
 
 
@@ -410,6 +416,9 @@ def _arguments(kind: Kind, given: list[Any], named: dict[str, Any], where: str) 
     whole = isinstance(source, dict) and source.keys() == {"bundle", "data"} and isinstance(source["data"], tuple)
     if source is not None and not whole:
         raise RegistryError(f"{where}: source is {{'bundle': a name, 'data': a tuple of data sets}}, got {source!r}.")
+    decoded = options.get("decoded")
+    if decoded is not None and not {"pictures", "shape"} <= set(decoded) <= {"pictures", "shape", "dtype"}:
+        raise RegistryError(f"{where}: decoded is {{'pictures': a number, 'shape': a tuple}}, got {decoded!r}.")
     outputs = options["outputs"]
     if not isinstance(outputs, tuple if kind == "method" else str) or not set(_several(outputs)) <= OUTPUTS.keys():
         raise RegistryError(f"{where}: outputs must be of {', '.join(OUTPUTS)}, got {outputs!r}.")

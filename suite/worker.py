@@ -29,6 +29,7 @@ from pydantic import Field, ValidationError
 from . import registry
 from .bundle import BundleFolder, source_key
 from .data_facts import data_facts
+from .decoded import decoded_seconds, read_decoded
 from .errors import BudgetExhausted, MethodError, RecordError, SelfbenchError
 from .files import locked
 from .job import BUSY, IO_ERROR, Job
@@ -296,7 +297,7 @@ def _run_protocol(job: Job, spec: RunSpec, plan: Message, meter: Meter, context:
         run_stream(method, task, public, bundle.model(), plan.arrays, meter, context, needs, job.frozen)
     elif task_entry.protocol == "adaptation":
         loop = run_active if isinstance(task, ActiveTask) else run_adaptation
-        loop(method, task, bundle.public(), plan.arrays, meter, context, needs)
+        loop(method, task, bundle.public() | read_decoded(job.decoded), plan.arrays, meter, context, needs)
     elif task_entry.protocol == "policy":
         first = find_first(job.frozen.get("first"))
         run_policy(method, task, bundle.public(), bundle.model(), plan.arrays, meter, context, first)
@@ -353,7 +354,8 @@ def _record(
     facts = bundle.facts if bundle else {}
     source = _source(job)
     prepared = [facts, *(folder.facts for folder in source.values())]
-    cost["preparation_seconds"] = sum(float(each.get("preparation_seconds", 0.0)) for each in prepared)
+    built = sum(float(each.get("preparation_seconds", 0.0)) for each in prepared)
+    cost["preparation_seconds"] = built + decoded_seconds(job.decoded)
     method_entry, task_entry = registry.get("method", spec.method.name), registry.get("task", spec.task.name)
     return Record(
         run_id=spec.run_id,

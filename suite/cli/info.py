@@ -43,6 +43,16 @@ def _describe(entry: Any) -> dict[str, Any]:
     data: dict[str, Any] = {"kind": entry.kind, "name": entry.name, **entry.options, "description": entry.doc}
     if apart := data.pop("source", None):
         data["data of its source"] = apart["data"]
+    if wanted := data.pop("decoded", None):
+        from ..decoded_option import Decoded, limit_bytes
+
+        kept = Decoded(**wanted)
+        data["decoded pictures"] = {
+            "number": kept.pictures,
+            "shape": kept.shape,
+            "gigabytes": round(kept.size / 1e9, 1),
+            "bound": f"SELFBENCH_DECODED_GB, {limit_bytes() / 1e9:g}; what does not fit is decoded at each access",
+        }
     if entry.kind == "method":
         data["hyper-parameters"] = {
             item.name: {

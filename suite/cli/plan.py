@@ -47,7 +47,7 @@ def plan(
     limit = sum(spec.budget.wall_seconds for spec in open_specs)
     typer.echo(f"{len(rows)} runs, {len(open_specs)} to do, at most {limit / 3600:.1f} hours of one slot.")
     for need in wanted:
-        size = f" ({need.size / 1e6:.0f} MB)" if need.size else ""
+        size = f" ({need.size / 1e6:.0f} MB{f' {need.note}' if need.note else ''})" if need.size else ""
         typer.echo(f"first: {need.kind} {need.name}{size}")
 
 

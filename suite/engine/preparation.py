@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from .. import registry
-from ..builder import write_request
+from ..builder import DECODED, write_request
+from ..decoded import decoded_folder, rows_to_keep, used
 from ..errors import SelfbenchError
 from ..frozen import frozen_folders, prune
 from ..prepare import bundle_folder, data_of, is_whole, missing_data, source_folders
@@ -102,6 +103,18 @@ class Preparation:
                     whole = is_whole(folder) and not missing_data(data_of(task, part))
                     made[folder.path] = None if whole else (yield _Step(task, {"part": part}))
                 missed = missed or made.get(folder.path)
+            decoded = None if missed else decoded_folder(task)
+            if decoded is not None:
+                if decoded.path not in made:
+                    used_too = {each.name: decoded_folder(each) for each, _ in pairs}
+                    keep = [other.path for other in used_too.values() if other]
+                    whole = decoded.rows >= rows_to_keep(decoded, keep)
+                    step = _Step(task, {"part": DECODED, "keep": [str(path) for path in keep]})
+                    made[decoded.path] = None if whole else (yield step)
+                    used(decoded)
+                    if decoded.rows < decoded.wanted.pictures and made[decoded.path] is None:
+                        self._tell(f"{task.name}: {decoded.text()}")
+                missed = made[decoded.path]
             for spec in runs:
                 failure = missed
                 for part, folder in frozen_folders(spec).items() if failure is None else ():

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from .. import registry
 from ..command import repeat_command
+from ..decoded import decoded_folder
 from ..errors import RecordError, SelfbenchError
 from ..frozen import frozen_folders
 from ..job import BUSY, IO_ERROR, Job
@@ -163,8 +164,10 @@ def run(
 def _needs(spec: RunSpec) -> dict[str, Any]:
     """Where what the run of `spec` needs lies."""
     task, method = registry.get("task", spec.task.name), registry.get("method", spec.method.name)
+    decoded = decoded_folder(task)
     return {
         "bundle": str(bundle_folder(task).path),
+        "decoded": str(decoded.path) if decoded else "",
         "frozen": {name: str(folder.path) for name, folder in frozen_folders(spec).items()},
         "source": {part: str(folder.path) for part, folder in source_folders(task, method).items()},
     }

@@ -39,6 +39,7 @@ class DomainNet(DomainAdaptation):
     selection="source-validation",
     bundle="domainnet-adaptation",
     preset="wilds-domainnet",
+    decoded={"pictures": 586575, "shape": (3, 224, 224)},
 )
 class DomainNetToSketch(DomainNet):
     """Labelled all other domains; unlabelled sketches."""
@@ -59,6 +60,7 @@ class DomainNetToSketch(DomainNet):
     selection="source-validation",
     bundle="domainnet-adaptation",
     preset="wilds-domainnet",
+    decoded={"pictures": 586575, "shape": (3, 224, 224)},
 )
 class DomainNetToClipart(DomainNet):
     """Labelled all other domains; unlabelled clip art."""
@@ -79,6 +81,7 @@ class DomainNetToClipart(DomainNet):
     selection="source-validation",
     bundle="domainnet-adaptation",
     preset="wilds-domainnet",
+    decoded={"pictures": 586575, "shape": (3, 224, 224)},
 )
 class DomainNetRealToSketch(DomainNet):
     """Labelled photographs; unlabelled sketches: the pair of WILDS 2.0."""
@@ -100,6 +103,7 @@ class DomainNetRealToSketch(DomainNet):
     selection="source-validation",
     bundle="domainnet-adaptation",
     preset="wilds-domainnet",
+    decoded={"pictures": 586575, "shape": (3, 224, 224)},
 )
 class DomainNetFromReal(DomainNet):
     """Labelled photographs; unlabelled all other domains."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ...suite.bundle import Array, Bundle, BundleFolder
+from ...suite.decoded import rows_of
 from ...suite.errors import DataMissing
 from ...suite.protocols.adaptation import AdaptationTask, Recipe, Split
 from ...suite.protocols.optimisation import constant
@@ -101,6 +102,7 @@ class DomainAdaptation(AdaptationTask):
             facts={
                 "classes": list(classes),
                 "domains": {domain: len(files.paths) for domain, files in found.items()},
+                "pictures": len(paths),
             },
         )
 
@@ -165,6 +167,11 @@ class DomainAdaptation(AdaptationTask):
 
     def inputs(self, public: Mapping[str, Array], indices: Array) -> Tensor:
         """Images float32 (B, 3, side, side) in [0, 1]."""
+        pixels = rows_of(public, indices, lambda rows: self.decoded(public, rows))
+        return torch.from_numpy(pixels).float().div_(255.0)
+
+    def decoded(self, public: Mapping[str, Array], indices: Array) -> Array:
+        """Images uint8 (B, 3, side, side) from the contents of their files."""
         encoded, offsets, resize = public["encoded"], public["offsets"], (self.side, self.side)
 
         def image(row: int) -> Array:
@@ -175,7 +182,7 @@ class DomainAdaptation(AdaptationTask):
         with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as threads:
             for row, decoded in enumerate(threads.map(image, indices)):
                 pixels[row] = decoded
-        return torch.from_numpy(pixels).float().div_(255.0)
+        return pixels
 
     def labels(self, private: Mapping[str, Array], indices: Array) -> Array:
         """Class and domain (N, 2)."""

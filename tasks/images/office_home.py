@@ -32,6 +32,7 @@ class OfficeHome(DomainAdaptation):
     tags=("gpu",),
     selection="source-validation",
     bundle="office-home-adaptation",
+    decoded={"pictures": 15588, "shape": (3, 224, 224)},
 )
 class OfficeHomeToArt(OfficeHome):
     """Labelled clip art, pictures of products and photographs; unlabelled art."""
@@ -51,6 +52,7 @@ class OfficeHomeToArt(OfficeHome):
     tags=("gpu",),
     selection="source-validation",
     bundle="office-home-adaptation",
+    decoded={"pictures": 15588, "shape": (3, 224, 224)},
 )
 class OfficeHomeToClipart(OfficeHome):
     """Labelled art, pictures of products and photographs; unlabelled clip art."""
@@ -70,6 +72,7 @@ class OfficeHomeToClipart(OfficeHome):
     tags=("gpu",),
     selection="source-validation",
     bundle="office-home-adaptation",
+    decoded={"pictures": 15588, "shape": (3, 224, 224)},
 )
 class OfficeHomeToProduct(OfficeHome):
     """Labelled art, clip art and photographs; unlabelled pictures of products."""
@@ -89,6 +92,7 @@ class OfficeHomeToProduct(OfficeHome):
     tags=("gpu",),
     selection="source-validation",
     bundle="office-home-adaptation",
+    decoded={"pictures": 15588, "shape": (3, 224, 224)},
 )
 class OfficeHomeToRealWorld(OfficeHome):
     """Labelled art, clip art and pictures of products; unlabelled photographs."""
@@ -108,6 +112,7 @@ class OfficeHomeToRealWorld(OfficeHome):
     tags=("gpu",),
     selection="source-validation",
     bundle="office-home-adaptation",
+    decoded={"pictures": 15588, "shape": (3, 224, 224)},
 )
 class OfficeHomeFromRealWorld(OfficeHome):
     """Labelled photographs; unlabelled art, clip art and pictures of products."""

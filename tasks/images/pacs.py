@@ -31,6 +31,7 @@ class Pacs(DomainAdaptation):
     tags=("gpu",),
     selection="source-validation",
     bundle="pacs-adaptation",
+    decoded={"pictures": 9991, "shape": (3, 224, 224)},
 )
 class PacsToPhoto(Pacs):
     """Labelled art paintings, cartoons and sketches; unlabelled photographs."""
@@ -50,6 +51,7 @@ class PacsToPhoto(Pacs):
     tags=("gpu",),
     selection="source-validation",
     bundle="pacs-adaptation",
+    decoded={"pictures": 9991, "shape": (3, 224, 224)},
 )
 class PacsToArtPainting(Pacs):
     """Labelled photographs, cartoons and sketches; unlabelled art paintings."""
@@ -69,6 +71,7 @@ class PacsToArtPainting(Pacs):
     tags=("gpu",),
     selection="source-validation",
     bundle="pacs-adaptation",
+    decoded={"pictures": 9991, "shape": (3, 224, 224)},
 )
 class PacsToCartoon(Pacs):
     """Labelled photographs, art paintings and sketches; unlabelled cartoons."""
@@ -88,6 +91,7 @@ class PacsToCartoon(Pacs):
     tags=("gpu",),
     selection="source-validation",
     bundle="pacs-adaptation",
+    decoded={"pictures": 9991, "shape": (3, 224, 224)},
 )
 class PacsToSketch(Pacs):
     """Labelled photographs, art paintings and cartoons; unlabelled sketches."""
@@ -107,6 +111,7 @@ class PacsToSketch(Pacs):
     tags=("gpu",),
     selection="source-validation",
     bundle="pacs-adaptation",
+    decoded={"pictures": 9991, "shape": (3, 224, 224)},
 )
 class PacsFromPhoto(Pacs):
     """Labelled photographs; unlabelled art paintings, cartoons and sketches."""

@@ -32,6 +32,7 @@ class Vlcs(DomainAdaptation):
     tags=("gpu",),
     selection="source-validation",
     bundle="vlcs-adaptation",
+    decoded={"pictures": 10729, "shape": (3, 224, 224)},
 )
 class VlcsToVOC2007(Vlcs):
     """Labelled LabelMe, Caltech101 and SUN09; unlabelled VOC2007."""
@@ -51,6 +52,7 @@ class VlcsToVOC2007(Vlcs):
     tags=("gpu",),
     selection="source-validation",
     bundle="vlcs-adaptation",
+    decoded={"pictures": 10729, "shape": (3, 224, 224)},
 )
 class VlcsToLabelme(Vlcs):
     """Labelled VOC2007, Caltech101 and SUN09; unlabelled LabelMe."""
@@ -70,6 +72,7 @@ class VlcsToLabelme(Vlcs):
     tags=("gpu",),
     selection="source-validation",
     bundle="vlcs-adaptation",
+    decoded={"pictures": 10729, "shape": (3, 224, 224)},
 )
 class VlcsToCaltech101(Vlcs):
     """Labelled VOC2007, LabelMe and SUN09; unlabelled Caltech101."""
@@ -89,6 +92,7 @@ class VlcsToCaltech101(Vlcs):
     tags=("gpu",),
     selection="source-validation",
     bundle="vlcs-adaptation",
+    decoded={"pictures": 10729, "shape": (3, 224, 224)},
 )
 class VlcsToSUN09(Vlcs):
     """Labelled VOC2007, LabelMe and Caltech101; unlabelled SUN09."""
@@ -108,6 +112,7 @@ class VlcsToSUN09(Vlcs):
     tags=("gpu",),
     selection="source-validation",
     bundle="vlcs-adaptation",
+    decoded={"pictures": 10729, "shape": (3, 224, 224)},
 )
 class VlcsFromVOC2007(Vlcs):
     """Labelled VOC2007; unlabelled LabelMe, Caltech101 and SUN09."""

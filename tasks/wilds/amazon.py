@@ -30,7 +30,7 @@ class WildsAmazon(WildsTexts):
 
     245,502 labelled reviews, 268,761 unlabelled ones of the test's reviewers. Published recipe: DistilBERT, 512 tokens,
     AdamW whose rate falls to 0 along a line, gradients no longer than 1; the budget is that of its three epochs.
-    Domains are reviewers.
+    Domains are reviewers. The counts are the papers' as recalled: no copy of the tables was at hand to count in.
     """
 
     data_name: ClassVar[str] = "wilds-amazon"

@@ -32,6 +32,7 @@ _SLIDES, _HOSPITALS = 50, 5
     tags=("gpu", "wilds"),
     selection="validation",
     preset="wilds-camelyon17",
+    decoded={"pictures": 1055984, "shape": (3, 96, 96)},
 )
 class WildsCamelyon17(WildsImages):
     """Patches of 96 x 96 pixels of lymph nodes, two classes; labelled from three hospitals, tested on a fifth.

@@ -44,6 +44,7 @@ SURE = 0.5
     selection="validation",
     preset="wilds-globalwheat",
     outputs="boxes",
+    decoded={"pictures": 15512, "shape": (3, 1024, 1024)},
 )
 class WildsGlobalWheat(WildsImages):
     """Pictures of 1024 x 1024 pixels; the mean over fields of the share of ears that are found, false ones counted.
@@ -100,7 +101,7 @@ class WildsGlobalWheat(WildsImages):
         split.append(np.full(len(chosen), len(names), np.int8))
         metadata = labeled.metadata_array.numpy().astype(np.int64)
         boxes = [item["boxes"].numpy() for item in labeled.y_array]
-        return Bundle(
+        bundle = Bundle(
             public=self.joined([self.arrays(data, labeled, rows), self.arrays(data, pool, chosen)]),
             private={
                 "split": np.concatenate(split),
@@ -110,6 +111,7 @@ class WildsGlobalWheat(WildsImages):
             },
             facts={"splits": [*names, UNLABELED], "metadata_fields": list(labeled.metadata_fields)},
         )
+        return self.sized(bundle, data)
 
     def file_names(self, dataset: Any, rows: Array) -> list[str]:
         return [f"images/{dataset._image_array[row]}" for row in rows]

@@ -30,6 +30,7 @@ _LABELED, _UNLABELED = "iwildcam_v2.0/metadata.csv", "iwildcam_unlabeled_v1.0/me
     tags=("gpu", "wilds"),
     selection="validation",
     preset="wilds-iwildcam",
+    decoded={"pictures": 1022149, "shape": (3, 448, 448)},
 )
 class WildsIWildCam(WildsImages):
     """Pictures of camera traps, resized to 448 x 448 pixels, 182 species or nothing; tested on other traps.

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from ...suite.bundle import Array, Bundle, BundleFolder
 from ...suite.data import Data
+from ...suite.decoded import rows_of
 from ...suite.errors import DataMissing, MethodError
 from ...suite.places import data_folder
 from ...suite.protocols.adaptation import Recipe, Split
@@ -25,7 +26,7 @@ from ...suite.protocols.optimisation import steps
 from ...suite.registry import register_task
 from ...suite.scoring import Scores
 from ..streams.models.libraries import torchvision_net
-from .images import THREADS
+from .images import THREADS, with_sizes
 from .multispectral_views import BANDS, crop_view, strong_view, weak_view
 from .tables import REMEDY, Column, check_files
 from .task import OFFICIAL, UNLABELED, WildsTask
@@ -60,6 +61,7 @@ def _bytes(path: Path) -> bytes:
     selection="validation",
     preset="wilds-poverty",
     outputs="numbers",
+    decoded={"pictures": 281065, "shape": (8, 224, 224), "dtype": "float32"},
 )
 class WildsPoverty(WildsTask):
     """Eight bands of 224 x 224 pixels to an index of wealth; the worse of Pearson's r in town and country counts.
@@ -117,7 +119,7 @@ class WildsPoverty(WildsTask):
         metadata, fields = labeled.metadata_array.numpy()[:, :-1].astype(np.float64), labeled.metadata_fields[:-1]
         country, y = fields.index("country"), fields.index("y")
         domains = np.concatenate([metadata[:, country], pool.metadata_array.numpy()[:, country]])
-        return Bundle(
+        bundle = Bundle(
             public={"paths": self._paths(root, ((_LABELED, len(labeled)), (_UNLABELED, len(pool))))},
             private={
                 "split": split,
@@ -127,6 +129,7 @@ class WildsPoverty(WildsTask):
             },
             facts={"splits": [*names, UNLABELED], "metadata_fields": list(fields)},
         )
+        return with_sizes(bundle, root)
 
     def _paths(self, root: Path, parts: tuple[tuple[str, int], ...]) -> Array:
         names = [f"{part}/images/landsat_poverty_img_{row}.npz" for part, rows in parts for row in range(rows)]
@@ -152,15 +155,19 @@ class WildsPoverty(WildsTask):
 
     def inputs(self, public: Mapping[str, Array], indices: Array) -> Tensor:
         """Pictures float32 (B, 8, side, side), standardised as published; `DataMissing` names a file that is torn."""
+        return torch.from_numpy(rows_of(public, indices, lambda rows: self.decoded(public, rows)))
+
+    def decoded(self, public: Mapping[str, Array], indices: Array) -> Array:
+        """The same as an array, from their files."""
         root = Data(data_folder()).folder(self.data_name)
         paths = [root / name.decode() for name in public["paths"][indices]]
         pixels = np.empty((len(paths), len(BANDS), self.side, self.side), np.float32)
         with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as threads:
             for row, raw in enumerate(threads.map(_bytes, paths)):
-                pixels[row] = self._decoded(raw, paths[row])
-        return torch.from_numpy(pixels)
+                pixels[row] = self._unpacked(raw, paths[row])
+        return pixels
 
-    def _decoded(self, raw: bytes, path: Path) -> Array:
+    def _unpacked(self, raw: bytes, path: Path) -> Array:
         """Not in the threads: NumPy parses headers by `ast`, which Python 3.11 cannot in two threads at once."""
         expected = (len(BANDS), self.side, self.side)
         try:

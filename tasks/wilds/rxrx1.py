@@ -33,6 +33,7 @@ _WARM_UP_STEPS, _STEPS = 5415, 90 * 565
     grants=("images", "norm-layers", "batch-norm", "domains"),
     tags=("gpu", "wilds"),
     selection="validation",
+    decoded={"pictures": 125510, "shape": (3, 256, 256)},
 )
 class WildsRxRx1(WildsImages):
     """Fluorescence pictures of 256 x 256 pixels, 1,139 treatments; labelled from 33 experiments, tested on 14 others.

@@ -23,7 +23,15 @@ def imported(code: str) -> set[str]:
 
 @pytest.mark.parametrize(
     "words",
-    [["--help"], ["run", "--help"], ["tune", "--help"], ["list", "methods"], ["list", "suites"], ["info", "tent"]],
+    [
+        ["--help"],
+        ["run", "--help"],
+        ["tune", "--help"],
+        ["list", "methods"],
+        ["list", "suites"],
+        ["info", "tent"],
+        ["info", "wilds-fmow"],
+    ],
 )
 def test_verbs_that_only_tell_import_nothing_heavy(words: list[str]) -> None:
     code = f"import sys; sys.argv = ['selfbench', *{words!r}]\nfrom selfbench.suite.cli import main\nmain()"

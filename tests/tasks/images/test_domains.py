@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import shutil
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,10 @@ from torch import nn
 
 from selfbench.methods.alignment.dann import Dann
 from selfbench.methods.baselines.supervised import Supervised
-from selfbench.suite import registry
+from selfbench.suite import decoded, registry
 from selfbench.suite.bundle import BundleFolder, write_bundle
 from selfbench.suite.data import Data
+from selfbench.suite.decoded_option import Decoded
 from selfbench.suite.errors import DataMissing
 from selfbench.suite.protocols.adaptation import EVALUATED
 from selfbench.suite.suites import misfit
@@ -154,6 +157,29 @@ def test_pictures_are_those_of_the_folders(at_home: Path, tmp_path: Path) -> Non
                 resized = np.asarray(opened.resize((16, 16), Image.Resampling.BILINEAR)) / 255
             same += np.allclose(image.permute(1, 2, 0).numpy(), resized, atol=1e-6)
         assert same == 1
+
+
+def test_a_run_on_pictures_that_are_kept_decoded_is_the_same(
+    at_home: Path, tmp_path: Path, play: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Random crops, among the views, are made after the cache; where all are kept, none is decoded in the run."""
+    task = miniature("pacs-to-photo")
+    folder = built(task, at_home, tmp_path / "bundle")
+    public, pictures = folder.public(), folder.facts["pictures"]
+    assert pictures == 4 * K * PER_CLASS
+    parts = {}
+    for rows in (50, pictures):
+        kept = decoded.DecodedFolder(tmp_path / f"decoded-{rows}", Decoded(pictures, (3, 16, 16)))
+        decoded.fill(kept, lambda chosen: task.decoded(public, chosen), rows)
+        parts[rows] = types.SimpleNamespace(public=functools.partial(decoded.read_decoded, kept.path))
+
+    def run(*source: Any) -> Any:
+        return play(Supervised(augment="strong"), task, folder, limit=300.0, source=source)
+
+    plain, some = run(), run(parts[50])
+    monkeypatch.setattr(type(task), "decoded", None)
+    whole = run(parts[pictures])
+    assert plain.predictions_sha256 == some.predictions_sha256 == whole.predictions_sha256
 
 
 def test_nothing_public_tells_a_class(at_home: Path, tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ import pytest
 
 from selfbench.suite import registry
 from selfbench.suite.data import Data
+from selfbench.suite.decoded import DecodedFolder, fill
+from selfbench.suite.decoded_option import Decoded
 from selfbench.suite.errors import DataMissing, UsageError
 from selfbench.tasks.wilds.task import WildsTask
 
@@ -156,10 +158,15 @@ def test_a_truncated_picture_is_named(fresh: Callable[[str], Path], miniature: M
     bundle = task.build(Data(root.parent))
     path = root / bundle.public["paths"][5].decode()
     path.write_bytes(path.read_bytes()[:2000])
-    with pytest.raises(DataMissing) as caught:
-        task.inputs(bundle.public, np.arange(8))
-    assert str(path) in str(caught.value)
-    assert "Get the file again" in str(caught.value)
+    folder = DecodedFolder(root.parent / "decoded", Decoded(160, (3, 16, 16)))
+    for ask in (
+        lambda: task.inputs(bundle.public, np.arange(8)),
+        lambda: fill(folder, lambda rows: task.decoded(bundle.public, rows), 160),
+    ):
+        with pytest.raises(DataMissing) as caught:
+            ask()
+        assert str(path) in str(caught.value)
+        assert "Get the file again" in str(caught.value)
     shutil.rmtree(path.parent)
     with pytest.raises(DataMissing, match="cannot be read: No such file"):
         task.inputs(bundle.public, np.arange(8))

@@ -79,6 +79,34 @@ def test_files_are_those_that_the_evaluator_looks_for_and_score_as_the_records_s
             assert len(record["curve"]) == 3
 
 
+def test_a_run_on_pictures_of_which_only_some_are_kept_decoded_is_the_same(home: Home, tmp_path: Path) -> None:
+    """With a cache of its own, in which three quarters of the pictures have room."""
+    own = Home(tmp_path, Path(home.environment["SELFBENCH_DATA"]))
+    own.environment["SELFBENCH_DECODED_GB"] = str(120.5 * 3 * 96 * 96 / 1e9)
+    plan = own.call("plan", "-t", TASK, "-m", "supervised", "-s", "0", "--json")
+    assert [(need["kind"], need["size"]) for need in json.loads(plan.stdout)["needs"]] == [
+        ("build", None), ("decode", 120.5 * 27648),
+    ]  # fmt: skip
+    done = own.call("run", "-t", TASK, "-m", "supervised", "-s", "0")
+    assert done.returncode == 0, done.stderr
+    assert "120 of 160 pictures are kept decoded" in done.stdout + done.stderr
+    assert "decoded at each access" in done.stdout + done.stderr
+    rows = {
+        name: sum(path.stat().st_size for path in (place.root / "cache" / "decoded").rglob("pixels")) / 27648
+        for name, place in (("all", home), ("some", own))
+    }
+    assert rows == {"all": 160, "some": 120}
+    digests = {
+        json.loads(path.read_text())["predictions_sha256"]
+        for results in (home.results, own.results)
+        for path in (results / TASK / "supervised").glob("*.json")
+        if json.loads(path.read_text())["spec"]["seed"] == 0
+    }
+    assert len(digests) == 1
+    again = own.call("plan", "-t", TASK, "-m", "supervised", "-s", "1", "--json")
+    assert json.loads(again.stdout)["needs"] == []
+
+
 def test_nothing_under_the_results_but_records_is_seen_by_the_store(home: Home) -> None:
     done = home.call("validate", "--json")
     assert json.loads(done.stdout) == {"valid": 2, "broken": []}

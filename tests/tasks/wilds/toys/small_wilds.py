@@ -21,6 +21,7 @@ from selfbench.tasks.wilds.camelyon17 import WildsCamelyon17
     grants=("images", "norm-layers", "strong-augmentation", "domains"),
     tags=("wilds",),
     selection="validation",
+    decoded={"pictures": 160, "shape": (3, 96, 96)},
 )
 class SmallWildsCamelyon17(WildsCamelyon17):
     """A small network, two replicates, and no assertion of published row counts."""
