@@ -8,6 +8,7 @@ may know.
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -16,6 +17,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from PIL import Image
+
+from selfbench.tasks.wilds.compat import usable
+
+
+def of_package(name: str) -> Any:
+    """A module of the package's data sets; imported by itself, the package asks for a newer one in a thread."""
+    with usable():
+        return importlib.import_module(f"wilds.datasets.{name}")
 
 
 def release(root: Path, name: str, version: str) -> Path:
@@ -89,8 +98,7 @@ def iwildcam(root: Path, hidden: int = 0) -> None:
 
 
 def fmow(root: Path, hidden: int = 0) -> None:
-    from wilds.datasets.fmow_dataset import categories
-
+    categories = of_package("fmow_dataset").categories
     folder, draw = release(root, "fmow", "1.1"), np.random.default_rng(3)
     n = np.arange(260)
     split = draw.choice(["train", "val", "test", "seq"], len(n), p=[0.5, 0.15, 0.25, 0.1])
@@ -138,19 +146,19 @@ def rxrx1(root: Path, hidden: int = 0) -> None:
 
 def poverty(root: Path, hidden: int = 0) -> None:
     """More than 2,000 rows of the countries of each fold's training: as many are put aside before it begins."""
-    from wilds.datasets.poverty_dataset import DHS_COUNTRIES, SURVEY_NAMES
+    published = of_package("poverty_dataset")
 
     draw = np.random.default_rng(8)
     for name, version, table, n in (
-        ("poverty", "1.1", "dhs_metadata.csv", 160 * len(DHS_COUNTRIES)),
-        ("poverty_unlabeled", "1.0", "unlabeled_metadata.csv", 4 * len(DHS_COUNTRIES)),
+        ("poverty", "1.1", "dhs_metadata.csv", 160 * len(published.DHS_COUNTRIES)),
+        ("poverty_unlabeled", "1.0", "unlabeled_metadata.csv", 4 * len(published.DHS_COUNTRIES)),
     ):
         folder = release(root, name, version)
-        country = draw.permutation(np.arange(n) % len(DHS_COUNTRIES))
-        rows = pd.DataFrame({"country": np.array(DHS_COUNTRIES)[country], "year": 2012})
+        country = draw.permutation(np.arange(n) % len(published.DHS_COUNTRIES))
+        rows = pd.DataFrame({"country": np.array(published.DHS_COUNTRIES)[country], "year": 2012})
         if name == "poverty":
             secret = np.random.default_rng([hidden, 77]).normal(size=n)
-            trained = rows["country"].isin(SURVEY_NAMES["2009-17A"]["train"])
+            trained = rows["country"].isin(published.SURVEY_NAMES["2009-17A"]["train"])
             rows["wealthpooled"] = np.where(trained, draw.normal(size=n), secret)
             rows["urban"] = draw.random(n) < 0.4
         rows.to_csv(folder / table, index=False)
@@ -163,8 +171,7 @@ def poverty(root: Path, hidden: int = 0) -> None:
 
 
 def globalwheat(root: Path, hidden: int = 0) -> None:
-    from wilds.datasets.globalwheat_dataset import COUNTRIES, LOCATIONS, SESSIONS, STAGES
-    from wilds.datasets.unlabeled import globalwheat_unlabeled_dataset as pool
+    published, pool = of_package("globalwheat_dataset"), of_package("unlabeled.globalwheat_unlabeled_dataset")
 
     draw, secret = np.random.default_rng(9), np.random.default_rng([hidden, 77])
     folder, count = release(root, "globalwheat", "1.1"), 0
@@ -181,7 +188,9 @@ def globalwheat(root: Path, hidden: int = 0) -> None:
             rows.append((f"w{count}.png", boxes, sessions[number % len(sessions)]))
         table = pd.DataFrame(rows, columns=["image_name", "BoxesString", "domain"])
         table.to_csv(folder / f"{name}.csv", index=False)
-    _sessions(SESSIONS, COUNTRIES, LOCATIONS, STAGES).to_csv(folder / "metadata_domain.csv", sep=";", index=False)
+    _sessions(published.SESSIONS, published.COUNTRIES, published.LOCATIONS, published.STAGES).to_csv(
+        folder / "metadata_domain.csv", sep=";", index=False
+    )
     folder = release(root, "globalwheat_unlabeled", "1.0")
     for part in ("train", "val", "test", "extra"):
         names = [f"{part}{number}.png" for number in range(5)]
