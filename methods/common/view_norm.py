@@ -17,8 +17,8 @@ CHUNK_GPU = 2**23
 """Numbers in the images of one pass on a GPU: 13 views of 200 CIFAR images, one of 64 ImageNet images."""
 CHUNK_CPU = 2**15
 """The same on a CPU: ten views of a single CIFAR image, one of more than five. Several views in a pass save the
-overhead of small passes, but leave the order of memory and the kernels that are fast there: with 4 images a view they cost
-1.3 times as much an image as one by one, with 40 twice as much (ResNet-20, channels last)."""
+overhead of small passes, but leave the order of memory and the kernels that are fast there: with 4 images a view they
+cost 1.3 times as much an image as one by one, with 40 twice as much (ResNet-20, channels last)."""
 
 
 @torch.no_grad()
