@@ -14,6 +14,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from ...suite.errors import UsageError
 from ...suite.protocols.frozen_passes import use_batch_statistics as use_batch_statistics
+from .moments import var_mean
 
 NORM_LAYERS = (_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
@@ -87,8 +88,11 @@ def _moments(x: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
     n = x.numel() // x.size(1)
     if n == 1:
         return x.flatten().to(like.dtype), torch.zeros_like(like)
+    if x.device.type == "cpu" and x.dtype == like.dtype:
+        var, mean = var_mean(x, (0, *range(2, x.dim())), correction=0)
+        return mean, var
     mean, var = torch.zeros_like(like), torch.zeros_like(like)
-    # The kernel of batch norm itself: on a CPU two to ten times faster than torch.var_mean. Its variance is unbiased.
+    # The kernel of batch norm itself; its variance is unbiased.
     F.batch_norm(x, mean, var, training=True, momentum=1.0)
     return mean, var * ((n - 1) / n)
 
