@@ -8,6 +8,7 @@ from typing import Any
 
 from . import registry
 from .errors import UsageError
+from .generation import NATIVE
 from .spec import RunSpec
 
 
@@ -33,6 +34,8 @@ def repeat_command(spec: RunSpec, seeds: str = "") -> str:
         words += ["--precision", spec.precision]
     if spec.threads != 1:
         words += ["--threads", str(spec.threads)]
+    if spec.generation != NATIVE:
+        words += ["--generation", spec.generation]
     return shlex.join(words)
 
 

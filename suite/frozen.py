@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from . import registry
 from .bundle import Bundle, BundleFolder, write_bundle
 from .files import locked
+from .generation import NATIVE, installed
 from .places import cache_folder
 from .prepare import bundle_folder, is_whole
 from .spec import RunSpec, canonical
@@ -50,6 +51,9 @@ def frozen_folders(spec: RunSpec) -> dict[str, BundleFolder]:
     if task.protocol == "policy":
         # The training of the first policy is part of the task's source, not of its bundle.
         about += [bundle_folder(task).path.name, _policy_source()]
+        if spec.generation != NATIVE:
+            # Its responses are those of another engine.
+            about += [spec.generation, installed(), _sampler_source()]
     folder = cache_folder() / "frozen"
     keys = {name: hashlib.sha256(canonical([*about, name])).hexdigest()[:12] for name in asked}
     return {name: BundleFolder(folder / f"{task.name}-{name}-{key}") for name, key in keys.items()}
@@ -63,6 +67,11 @@ def _policy_source() -> str:
              "policy_evaluation", "policy_generation", "policy_model", "policy_objectives", "policy_scoring",
              "policy_training", "policy_weights")  # fmt: skip
     return hashlib.sha256(b"".join((room / f"{name}.py").read_bytes() for name in names)).hexdigest()
+
+
+@functools.cache
+def _sampler_source() -> str:
+    return hashlib.sha256((Path(__file__).parent / "protocols" / "vllm_sampler.py").read_bytes()).hexdigest()
 
 
 def build_frozen(spec: RunSpec, part: str, tell: Callable[[str], None] = lambda _: None) -> BundleFolder:

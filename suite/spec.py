@@ -6,11 +6,12 @@ import hashlib
 import json
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 Currency = Literal["passes", "tokens", "seconds"]
 Precision = Literal["fp32", "tf32", "bf16"]
 Device = Literal["cpu", "cuda"]
+Generation = Literal["native", "vllm"]
 SPEC_VERSION = 1
 Scalar = bool | int | float | str
 
@@ -57,7 +58,11 @@ class MethodRef(Frozen):
 
 
 class RunSpec(Frozen):
-    """One method on one task with one seed under one budget."""
+    """One method on one task with one seed under one budget.
+
+    `generation` is what a language model's samples come from (`suite/generation.py`). It was added after runs were
+    recorded, and is left out of the canonical form where it is `native`.
+    """
 
     schema_version: int = SPEC_VERSION
     task: TaskRef
@@ -68,6 +73,14 @@ class RunSpec(Frozen):
     device: Device = "cpu"
     precision: Precision = "fp32"
     threads: int = Field(default=1, ge=1)
+    generation: Generation = "native"
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_native(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        data: dict[str, Any] = write(self)
+        if self.generation == "native":
+            data.pop("generation", None)
+        return data
 
     @property
     def run_id(self) -> str:

@@ -29,7 +29,7 @@ from .places import cache_folder
 from .record import Record
 from .spec import RunSpec, canonical
 
-INDEX_VERSION = 4
+INDEX_VERSION = 5
 _PARALLEL_FROM = 2000
 _CHUNK = 512
 _SCHEMA = """
@@ -39,7 +39,7 @@ create table runs (
     seed integer, budget text, selection text, device text, precision text, threads integer, status text,
     "primary" text, value real, n integer, budget_used_up integer, passes real, tokens integer, seconds real,
     gpu_seconds real, memory_mb real, gpu_memory_mb real,
-    bundle text, data_facts text
+    bundle text, data_facts text, generation text
 );
 create table bodies (path text primary key, run_id text, body blob);
 create index by_task on runs (task, method, seed, run_id);
@@ -87,6 +87,7 @@ class Summary(NamedTuple):
     gpu_memory_mb: float
     bundle: str = ""
     data_facts: str = ""
+    generation: str = "native"
 
     @property
     def started(self) -> bool:
@@ -382,4 +383,5 @@ def _summary(record: Record) -> Summary:
         gpu_memory_mb=cost.peak_gpu_memory_mb,
         bundle=record.provenance.bundle_sha256,
         data_facts=canonical(record.data_facts).decode() if record.data_facts else "",
+        generation=spec.generation,
     )

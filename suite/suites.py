@@ -11,6 +11,7 @@ methods = ["source", "tent", { name = "pseudo-label", params = { threshold = 0.0
 budget = { limit = 1000 }       # optional: fields over the task's standard budget
 selection = "last"              # optional: another rule than the task's
 precision = "auto"              # optional: unless another one than fp32 is asked for; auto: bf16 where it is native
+generation = "vllm"             # optional: what a policy's samples come from
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Any
 
 from . import registry
 from .errors import UsageError, did_you_mean
+from .generation import NATIVE, unfit
 from .native import AUTO, native_precision
 from .needs import missing_needs
 from .registry import Entry
@@ -33,7 +35,7 @@ FOLDER = Path(__file__).resolve().parent / "suites"
 TUNING_SEEDS_FROM = 100
 """Seeds from here on are for choosing hyper-parameters: no suite names them, and boards leave them out."""
 _KEYS = {"name", "title", "description", "seeds", "pairs"}
-_PAIR_KEYS = {"tasks", "methods", "budget", "selection", "precision"}
+_PAIR_KEYS = {"tasks", "methods", "budget", "selection", "precision", "generation"}
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Settings:
     device: str = "cpu"
     precision: str = "fp32"
     threads: int = 1
+    generation: str = NATIVE
 
 
 @dataclass(frozen=True)
@@ -80,16 +83,17 @@ def load_suite(name: str | Path, settings: Settings = Settings()) -> Suite:
     for number, pair in enumerate(pairs, start=1):
         where = f"{path}, pairs {number}"
         _expect_keys(pair, _PAIR_KEYS, where)
-        for spec in expand(
-            tasks=map(str, _list(pair, "tasks", where)),
-            methods=_list(pair, "methods", where),
-            seeds=seeds,
-            settings=_preferred(settings, str(pair.get("precision", settings.precision))),
-            budget=_table(pair, "budget", where),
-            selection=str(pair["selection"]) if "selection" in pair else None,
-            where=where,
-        ):
-            specs.setdefault(spec.run_id, spec)
+        for task in _list(pair, "tasks", where):
+            for spec in expand(
+                tasks=[str(task)],
+                methods=_list(pair, "methods", where),
+                seeds=seeds,
+                settings=_preferred(settings, pair, registry.get("task", str(task))),
+                budget=_table(pair, "budget", where),
+                selection=str(pair["selection"]) if "selection" in pair else None,
+                where=where,
+            ):
+                specs.setdefault(spec.run_id, spec)
     return Suite(
         name=str(table.get("name", path.stem)),
         title=str(table.get("title", path.stem)),
@@ -99,9 +103,19 @@ def load_suite(name: str | Path, settings: Settings = Settings()) -> Suite:
     )
 
 
-def _preferred(settings: Settings, precision: str) -> Settings:
-    """`settings` with a suite's own `precision`, where nobody asked for another one than the standard."""
-    return dataclasses.replace(settings, precision=precision) if settings.precision == Settings.precision else settings
+def _preferred(settings: Settings, pair: Mapping[str, Any], task: Entry) -> Settings:
+    """`settings` with a pair's own precision and generation, where nobody asked for others than the standard ones.
+
+    A generation that was asked for the whole suite leaves out the tasks that it does not fit.
+    """
+    precision, generation = settings.precision, settings.generation
+    if precision == Settings.precision:
+        precision = str(pair.get("precision", precision))
+    if generation == NATIVE:
+        generation = str(pair.get("generation", generation))
+    elif unfit(task, generation):
+        generation = NATIVE
+    return dataclasses.replace(settings, precision=precision, generation=generation)
 
 
 def read_suite(name: str | Path) -> tuple[Path, dict[str, Any]]:
@@ -191,6 +205,8 @@ def make_spec(
         raise UsageError(
             f"{where}: a stream has one prediction of each image and nothing to select; leave out '{rule}'."
         )
+    if reason := unfit(task, settings.generation):
+        raise UsageError(f"{where}: {reason}")
     chosen, added = method.params(params, task.options["preset"]), method.added
     chosen = {name: value for name, value in chosen.items() if name not in added or value != added[name]}
     try:
@@ -203,6 +219,7 @@ def make_spec(
             device=settings.device,  # type: ignore[arg-type]
             precision=native_precision(settings.device) if settings.precision == AUTO else settings.precision,  # type: ignore[arg-type]
             threads=settings.threads,
+            generation=settings.generation,  # type: ignore[arg-type]
         )
     except ValidationError as error:
         first = error.errors()[0]

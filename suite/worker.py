@@ -32,6 +32,7 @@ from .data_facts import data_facts
 from .decoded import decoded_seconds, read_decoded
 from .errors import BudgetExhausted, MethodError, RecordError, SelfbenchError
 from .files import locked
+from .generation import engines
 from .job import BUSY, IO_ERROR, Job
 from .meter import Meter, peak_memory_mb
 from .outcome import Outcome
@@ -386,7 +387,7 @@ def _record(
             packages=_packages(
                 task_entry.protocol,
                 task_entry.options["tags"],
-                scorer.packages if isinstance(scorer, PolicyScorer) else (),
+                [*(scorer.packages if isinstance(scorer, PolicyScorer) else ()), *engines(spec.generation)],
             ),
             platform=f"{platform.system()} {platform.machine()}",
             processor=_processor(),
@@ -403,12 +404,12 @@ def _source(job: Job) -> dict[str, BundleFolder]:
     return {part: BundleFolder(Path(path)) for part, path in job.source.items()}
 
 
-def _packages(protocol: str, tags: Sequence[str], code: Sequence[str] = ()) -> dict[str, str]:
-    """The versions of the packages that can move results, those that the `code` of models imports among them.
+def _packages(protocol: str, tags: Sequence[str], more: Sequence[str] = ()) -> dict[str, str]:
+    """The versions of the packages that can move results; `more` are what code of models imports, and engines.
 
     Vectors of a frozen encoder are part of the bundle, whose digest the record holds, whatever has made them.
     """
-    names = list(dict.fromkeys(["numpy", "torch", *code]))
+    names = list(dict.fromkeys(["numpy", "torch", *more]))
     if protocol == "policy" or _ENCODERS & set(tags):
         names.append("transformers")
     if "adapters" in tags:

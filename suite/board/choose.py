@@ -11,12 +11,14 @@ from ..suites import Settings, Suite, load_suite
 
 
 def load_suites(names: Iterable[str | Path], runs: Sequence[Summary]) -> list[Suite]:
-    """The suites called `names`, each with the specs of all settings (device, precision, threads) it has records of.
+    """The suites called `names`, each with the specs of all settings it has records of.
+
+    A setting is device, precision, threads and generation.
 
     A suite without any record has the specs of the standard setting. Raises `UsageError` for an unknown suite.
     """
     known = {run.run_id for run in runs}
-    settings = sorted({(run.device, run.precision, run.threads) for run in runs})
+    settings = sorted({(run.device, run.precision, run.threads, run.generation) for run in runs})
     suites = []
     for name in names:
         variants = [load_suite(name, Settings(*setting)) for setting in settings]

@@ -48,6 +48,7 @@ def board_rows(board: TaskBoard) -> list[dict[str, Any]]:
             "device": condition.device,
             "precision": condition.precision,
             "threads": condition.threads,
+            "generation": condition.generation,
             "method": score.label,
             "kind": score.kind,
             "needs": " ".join(score.needs),

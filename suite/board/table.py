@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from ..generation import NATIVE, TITLES
 from ..metrics import Metric, metric_of
 from ..spec import Budget, RunSpec, canonical
 from ..store import Summary
@@ -45,6 +46,7 @@ class Condition(NamedTuple):
     device: str
     precision: str
     threads: int
+    generation: str = NATIVE
 
     @property
     def text(self) -> str:
@@ -56,7 +58,8 @@ class Condition(NamedTuple):
     def machine(self) -> str:
         """What the runs computed on, in words."""
         threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
-        return f"{self.device}, {self.precision}, {threads}"
+        made_by = [f"samples of {TITLES[self.generation]}"] if self.generation in TITLES else []
+        return ", ".join([self.device, self.precision, threads, *made_by])
 
 
 class Outcome(NamedTuple):
@@ -134,7 +137,15 @@ def fields_of(runs: Iterable[Summary], catalogue: Catalogue) -> tuple[Field, ...
     grouped: dict[Condition, dict[tuple[str, str, str], list[Outcome]]] = {}
     for run in runs:
         condition = Condition(
-            run.task, run.task_version, run.primary, run.budget, run.selection, run.device, run.precision, run.threads
+            run.task,
+            run.task_version,
+            run.primary,
+            run.budget,
+            run.selection,
+            run.device,
+            run.precision,
+            run.threads,
+            run.generation,
         )
         rows = grouped.setdefault(condition, {})
         rows.setdefault((run.method, run.method_version, run.params), []).append(_outcome(run))
@@ -202,4 +213,5 @@ def _missing(spec: RunSpec, run_id: str, primary: str) -> Summary:
         gpu_seconds=0,
         memory_mb=0,
         gpu_memory_mb=0,
+        generation=spec.generation,
     )

@@ -36,7 +36,7 @@ def doctor(
     """
     import json
 
-    findings = [*_python(), *_libraries(), _device(), _sandbox(), *_folders(results), *_data(), *_registered()]
+    findings = [*_python(), *_libraries(), _vllm(), _device(), _sandbox(), *_folders(results), *_data(), *_registered()]
     if as_json:
         typer.echo(json.dumps([finding._asdict() for finding in findings], indent=1))
     else:
@@ -65,6 +65,13 @@ def _libraries() -> list[Finding]:
         else:
             found.append(Finding(True, name, str(getattr(module, "__version__", "installed"))))
     return found
+
+
+def _vllm() -> Finding:
+    from ..generation import installed
+
+    found = ", ".join(f"{name} {version}" for name, version in installed().items())
+    return Finding(True, "vllm", found or "absent, and needed for `--generation vllm` alone: 'selfbench[vllm]'")
 
 
 def _device() -> Finding:

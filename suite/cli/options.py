@@ -31,4 +31,7 @@ Selection = Annotated[str | None, typer.Option("--selection", metavar="RULE", he
 Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda", help="Where the runs compute.")]
 Precision = Annotated[str, typer.Option("--precision", metavar="auto|fp32|tf32|bf16", help="Declared precision.")]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of each run.")]
+Generation = Annotated[
+    str, typer.Option("--generation", metavar="native|vllm", help="What samples of language models come from.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

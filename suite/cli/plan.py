@@ -24,6 +24,7 @@ def plan(
     device: options.Device = "auto",
     precision: options.Precision = "fp32",
     threads: options.Threads = 1,
+    generation: options.Generation = "native",
     results: options.Results = None,
     as_json: options.Json = False,
 ) -> None:
@@ -36,7 +37,7 @@ def plan(
     """
     from ..plan import needs
 
-    rows = _rows(suite, task, method, seeds, device, precision, threads, results)
+    rows = _rows(suite, task, method, seeds, device, precision, threads, generation, results)
     open_specs = [row.spec for row in rows if row.to_do]
     wanted = needs(open_specs)
     if as_json:
@@ -59,6 +60,7 @@ def status(
     device: options.Device = "auto",
     precision: options.Precision = "fp32",
     threads: options.Threads = 1,
+    generation: options.Generation = "native",
     results: options.Results = None,
     as_json: options.Json = False,
 ) -> None:
@@ -69,7 +71,7 @@ def status(
       selfbench status --suite quick
       selfbench status --suite quick --json
     """
-    rows = _rows(suite, task, method, seeds, device, precision, threads, results)
+    rows = _rows(suite, task, method, seeds, device, precision, threads, generation, results)
     if as_json:
         typer.echo(json.dumps([_as_dict(row) for row in rows], indent=1))
         return
@@ -91,6 +93,7 @@ def _rows(
     device: str,
     precision: str,
     threads: int,
+    generation: str,
     results: options.Results,
 ) -> list[State]:
     from ..places import results_folder
@@ -98,7 +101,8 @@ def _rows(
     from ..store import Store
 
     specs = gather(
-        suite, task, method, seeds, device=choose_device(device), precision=precision, threads=threads
+        suite, task, method, seeds, device=choose_device(device), precision=precision, threads=threads,
+        generation=generation,
     )  # fmt: skip
     return states(specs, Store(results_folder(results)))
 

@@ -35,6 +35,7 @@ def run(
     device: options.Device = "auto",
     precision: options.Precision = "fp32",
     threads: options.Threads = 1,
+    generation: options.Generation = "native",
     jobs: Jobs = None,
     results: options.Results = None,
 ) -> None:
@@ -49,13 +50,14 @@ def run(
       selfbench run --suite quick -m tent -s 0
       selfbench run -m tent -t digits-c-continual -s 0-4 -p lr=0.003
       selfbench run -m fixmatch -t digits-semi --device cuda --precision bf16
+      selfbench run -m rest-em -t addition-smol --precision auto --generation vllm
     """
     from ..places import results_folder
     from ..store import Store
 
     specs = gather(
         suite, task, method, seeds, params=param, budget=budget, selection=selection,
-        device=choose_device(device), precision=precision, threads=threads,
+        device=choose_device(device), precision=precision, threads=threads, generation=generation,
     )  # fmt: skip
     _execute(specs, Store(results_folder(results)), jobs, replace=False, suite=suite)
 
@@ -68,6 +70,7 @@ def retry(
     device: options.Device = "auto",
     precision: options.Precision = "fp32",
     threads: options.Threads = 1,
+    generation: options.Generation = "native",
     jobs: Jobs = None,
     results: options.Results = None,
 ) -> None:
@@ -83,7 +86,8 @@ def retry(
     from ..store import Store
 
     specs = gather(
-        suite, task, method, seeds, device=choose_device(device), precision=precision, threads=threads
+        suite, task, method, seeds, device=choose_device(device), precision=precision, threads=threads,
+        generation=generation,
     )  # fmt: skip
     store = Store(results_folder(results))
     failed = [row.spec for row in states(specs, store) if row.state in ("failed", "timeout", "oom")]

@@ -57,12 +57,15 @@ def gather(
     device: str = "cpu",
     precision: str = "fp32",
     threads: int = 1,
+    generation: str = "native",
 ) -> list[RunSpec]:
     """The runs that are meant: a suite (narrowed by -t, -m, -s), or every given method on every given task."""
     from ..command import parse_assignments
+    from ..generation import NATIVE, unfit
+    from ..registry import get
     from ..suites import Settings, expand, load_suite
 
-    settings = Settings(device, precision, threads)
+    settings = Settings(device, precision, threads, generation)
     if suite is not None:
         if params or budget or selection:
             raise UsageError("-p, --budget and --selection go with -t and -m; a suite fixes them in its file.")
@@ -77,6 +80,9 @@ def gather(
         ]
         if not chosen:
             raise UsageError(f"Suite '{suite}' has no run with these tasks, methods and seeds; see `selfbench plan`.")
+        for spec in chosen:
+            if generation != NATIVE and (reason := unfit(get("task", spec.task.name), generation)):
+                raise UsageError(f"suite '{suite}': {reason} `-t` names the tasks of a suite that are to be run.")
         return chosen
     if not tasks or not methods:
         raise UsageError("Say what to run: --suite NAME, or -t TASK -m METHOD. `selfbench list suites` shows suites.")

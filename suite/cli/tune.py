@@ -47,6 +47,7 @@ def tune(
     device: options.Device = "auto",
     precision: options.Precision = "fp32",
     threads: options.Threads = 1,
+    generation: options.Generation = "native",
     jobs: Jobs = None,
     results: options.Results = None,
     no_run: Annotated[bool, typer.Option("--no-run", help="Run nothing; show the draws and their records.")] = False,
@@ -77,7 +78,7 @@ def tune(
     limits = parse_assignments(budget or [], "--budget")
     searches = _searches(
         task, method, draws, seeds, selection, search_seed, parse_assignments(param or [], "-p"), limits,
-        Settings(choose_device(device), precision, threads),
+        Settings(choose_device(device), precision, threads, generation),
     )  # fmt: skip
     store = Store(results_folder(results))
     read = _reader(store)

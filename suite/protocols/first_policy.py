@@ -21,6 +21,7 @@ from .policy_examples import Example
 from .policy_grants import Environment
 from .policy_loop import FirstPolicy
 from .policy_model import Policy
+from .vllm_sampler import make_sampler
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,7 +45,8 @@ def make_first(
         model = task.policy(weights, spec.precision).to(device)
         environment = task.grants().environment
         react = _reactions(environment, environment.worlds(private, problems.test)) if environment else None
-        policy = Policy(model, task, meter, context, reactions=react)
+        sampler = make_sampler(model, task, spec, device)
+        policy = Policy(model, task, meter, context, reactions=react, sampler=sampler)
         if task.first_epochs:
             shown = task.prompts(public, problems.demonstrations)
             examples = [Example(*pair) for pair in zip(shown, problems.responses, strict=True)]

@@ -21,6 +21,7 @@ from .policy_method import PolicyMethod
 from .policy_model import Policy
 from .policy_view import PolicyView
 from .texts import pack
+from .vllm_sampler import make_sampler
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,9 @@ def run_policy(
     cloze, probes = task.measures().questions(public, plan["test"])
     told = [*view.demonstrations, *view.answers, *view.solutions, *view.references]
     meter.counts.labels += len(told)
-    model = task.policy(weights, context.spec.precision)
-    policy = Policy(model.to(context.device), task, meter, context, view.prompts, method.lr_scale)
+    model = task.policy(weights, context.spec.precision).to(context.device)
+    sampler = make_sampler(model, task, context.spec, context.device)
+    policy = Policy(model, task, meter, context, view.prompts, method.lr_scale, sampler=sampler)
     policy.place("test", test)
     if not view._interpreter.has_code:
         # What code prints is its answer, and to run it takes time.
