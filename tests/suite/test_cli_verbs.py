@@ -42,7 +42,7 @@ def test_every_verb_has_a_worked_example(cli, verb: str) -> None:
         (["run"], "--suite NAME, or -t TASK -m METHOD"),
         (["run", *TOY, "-m", "supervised"], "follows the protocol adaptation"),
         (["run", *TOY, "-m", "tent", "-p", "lrr=1"], "Did you mean 'lr'?"),
-        (["run", *TOY, "-m", "tent", "-p", "lr=7"], "must lie in [1e-05, 0.1]"),
+        (["run", *TOY, "-m", "tent", "-p", "lr=7"], "must lie in [1e-06, 0.1]"),
         (["run", *TOY, "-m", "tent", "-p", "lr"], "NAME=VALUE"),
         (["run", *TOY, "-m", "tent", "-s", "a"], "Seeds are numbers"),
         (["run", *TOY, "-m", "tent", "--budget", "limit=0"], "limit"),
