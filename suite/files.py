@@ -9,13 +9,26 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
+
+_TRIES = 5
+"""A folder may go with another process's run between its making and its use."""
 
 
-def write_atomic(path: Path, data: bytes, scratch: Path | None = None) -> None:
+def write_atomic(path: Path, data: bytes, scratch: Path | None = None, *, tries: int = _TRIES) -> None:
     """Replace `path` by `data` so that a reader, or a crash at any moment, sees the old file or the new one.
 
     What a crash leaves behind lies in `scratch`, a folder of the same file system (default: beside the file).
     """
+    try:
+        _replace(path, data, scratch)
+    except FileNotFoundError:
+        if tries == 1:
+            raise
+        write_atomic(path, data, scratch, tries=tries - 1)
+
+
+def _replace(path: Path, data: bytes, scratch: Path | None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=scratch or path.parent)
     try:
@@ -52,11 +65,20 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
 
     The kernel frees the lock when its holder dies, however it dies, so that no stale lock exists.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
+    with _opened(path) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             yield False
             return
         yield True
+
+
+def _opened(path: Path, tries: int = _TRIES) -> IO[str]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return path.open("a")
+    except FileNotFoundError:
+        if tries == 1:
+            raise
+        return _opened(path, tries - 1)

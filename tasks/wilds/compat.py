@@ -44,8 +44,8 @@ def usable(published_counts: bool = True) -> Iterator[ModuleType]:
     """
     wilds = _imported()
     with contextlib.ExitStack() as mended:
-        for holder in _HOLDERS:
-            module = importlib.import_module(f"wilds.common.{holder}")
+        # All before one is changed: a module imported afterwards would keep what it takes from the changed one.
+        for module in [importlib.import_module(f"wilds.common.{holder}") for holder in _HOLDERS]:
             mended.enter_context(patch.object(module, "avg_over_groups", mean_by_group))
         for name, change in (("civilcomments", _objects), ("rxrx1", _copying)):
             module = importlib.import_module(f"wilds.datasets.{name}_dataset")

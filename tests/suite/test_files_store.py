@@ -449,3 +449,30 @@ def test_a_full_disk_ends_the_campaign_and_loses_nothing(small_disk: Path, cli, 
     after = {path: path.read_bytes() for path in (small_disk / "results").glob("[!.]*/*/*.json")}
     assert len(after) == 16
     assert finished.items() <= after.items()
+
+
+@pytest.mark.parametrize("use", [lambda path: write_atomic(path, b"new"), lambda path: _lock(path)])
+@pytest.mark.parametrize(("times", "survived"), [(3, True), (99, False)])
+def test_a_folder_that_goes_after_it_was_made_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, use: Callable[[Path], None], times: int, survived: bool
+) -> None:
+    """Another campaign that ends the same run removes its folder of work."""
+    folder, real, left = tmp_path / "work", Path.mkdir, iter(range(times))
+
+    def mkdir(path: Path, *arguments: object, **options: object) -> None:
+        real(path, *arguments, **options)  # type: ignore[arg-type]
+        if path == folder and next(left, None) is not None:
+            shutil.rmtree(folder)
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    if survived:
+        use(folder / "file")
+        assert (folder / "file").exists()
+    else:
+        with pytest.raises(FileNotFoundError):
+            use(folder / "file")
+
+
+def _lock(path: Path) -> None:
+    with locked(path, wait=False) as mine:
+        assert mine

@@ -11,11 +11,13 @@ from selfbench.suite.errors import UsageError
 
 
 def _net() -> nn.Sequential:
-    """Three stages with convolutions, and layers without between them."""
-    return nn.Sequential(
-        nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.Sequential(nn.Conv2d(2, 2, 1), nn.ReLU()), nn.MaxPool2d(2),
-        nn.Conv2d(2, 3, 1), nn.Flatten(), nn.LazyLinear(4),
-    )  # fmt: skip
+    """Three stages with convolutions, and layers without between them; no ReLU of these weights is dead for all."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.Sequential(nn.Conv2d(2, 2, 1), nn.ReLU()), nn.MaxPool2d(2),
+            nn.Conv2d(2, 3, 1), nn.Flatten(), nn.LazyLinear(4),
+        )  # fmt: skip
 
 
 def _blocks(model: nn.Module) -> dict[str, list[WaveBlock]]:

@@ -89,10 +89,12 @@ def test_names_are_as_they_were_outside(wilds_data: Path) -> None:
 def test_importing_asks_no_index_and_leaves_the_environment_alone() -> None:
     code = """
 import os, sys, threading
-from selfbench.tasks.wilds.compat import usable
+from selfbench.tasks.wilds import compat
 before = dict(os.environ)
-with usable() as wilds:
+with compat.usable() as wilds:
     assert wilds.version.check_outdated is None
+for name in compat._HOLDERS:
+    assert sys.modules["wilds.common." + name].avg_over_groups is not compat.mean_by_group
 assert threading.active_count() == 1 and "outdated" not in sys.modules and dict(os.environ) == before
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
