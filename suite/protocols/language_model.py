@@ -193,9 +193,30 @@ class Sequences:
         return written - observed
 
     def logprobs(self, model: nn.Module, chosen: Array, device: torch.device) -> Tensor:
-        """Log-probabilities (B,) of the responses `chosen`, summed over their tokens."""
+        """Log-probabilities (B,) of the responses `chosen`, summed over their tokens.
+
+        Prompts of two kinds, each of which begins alike, pass one kind after the other: short ones are not padded to
+        the length of the others, and what a kind begins with is run once. It takes a large model to be worth it.
+        """
+        kinds = self._kinds(chosen) if _has_large_head(model) and not self.shared else []
+        if not any(shared for _, shared in kinds):
+            return self._logprobs(model, chosen, device, self.shared)
+        found = torch.cat([self._logprobs(model, chosen[rows], device, shared) for rows, shared in kinds])
+        order = np.argsort(np.concatenate([rows for rows, _ in kinds]))
+        return found[torch.from_numpy(order).to(device)]
+
+    def _logprobs(self, model: nn.Module, chosen: Array, device: torch.device, shared: int) -> Tensor:
         first = int(self.starts[chosen].min())
-        return response_logprobs(model, *self.batch(chosen, device), shared=self.shared, first=first)
+        return response_logprobs(model, *self.batch(chosen, device), shared=shared, first=first)
+
+    def _kinds(self, chosen: Array) -> list[tuple[Array, int]]:
+        """Places in `chosen` of the sequences that begin alike, and with how many tokens; none for over two kinds."""
+        begins = self.ids[chosen, : min(_SHARED, self.ids.shape[1])]
+        kind = np.unique(begins, axis=0, return_inverse=True)[1].reshape(-1)
+        if kind.max(initial=0) > 1:
+            return []
+        kinds = [np.flatnonzero(kind == one) for one in range(kind.max(initial=0) + 1)]
+        return [(rows, _shared_beginning(self.ids[chosen[rows]], self.starts[chosen[rows]])) for rows in kinds]
 
     def logits(self, model: nn.Module, chosen: Array, device: torch.device) -> tuple[Tensor, Tensor]:
         """Logits (R, V) at the places of the response tokens of `chosen`, row by row, and these tokens (R,)."""

@@ -72,6 +72,38 @@ def test_logprobs_and_their_gradient_are_those_of_whole_sequences(model: nn.Modu
     assert counter.tokens == (whole - 4 * 5 if lean else whole)
 
 
+def test_two_kinds_of_prompts_pass_apart(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(language_model, "_SHARED", 3)
+    monkeypatch.setattr(language_model, "_LARGE", 4)
+    sequences = join(TOKENIZER, ["abc=", "eeeebcdabcd=", "abce=", "eeeebcdabcc=", "eeeebcdaaab="], RESPONSES)
+    assert sequences.shared == 0
+    counter = Counter(model)
+    found, found_gradients = gradients(model, sequences)
+    counter.hook.remove()
+    alone = torch.cat([sequences.logprobs(model, np.array([at]), CPU) for at in range(5)])
+    expected = torch.autograd.grad((alone * torch.arange(1.0, 6.0)).sum(), list(model.parameters()))
+    assert torch.allclose(found, alone.detach(), atol=1e-5)
+    for one, two in zip(found_gradients, expected, strict=True):
+        assert torch.allclose(one, two, rtol=1e-4, atol=1e-4)
+    # Of the short ones the first three tokens are run once, of the long ones the first eight; stop symbols never.
+    short, long = 3 + 2 * (4 + 2 - 3), 8 + 3 * (12 + 4 - 8)
+    assert counter.tokens == short + long
+
+
+def test_many_kinds_of_prompts_pass_together(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(language_model, "_SHARED", 3)
+    monkeypatch.setattr(language_model, "_LARGE", 4)
+    sequences = join(TOKENIZER, ["abcd=", "abce=", "bcda=", "bcde=", "cab="], RESPONSES)
+    counter = Counter(model)
+    with torch.no_grad():
+        together = sequences.logprobs(model, np.arange(5), CPU)
+    counter.hook.remove()
+    ids, response = sequences.batch(np.arange(5), CPU)
+    with torch.no_grad():
+        assert torch.equal(together, response_logprobs(model, ids, response, first=int(sequences.starts.min())))
+    assert counter.tokens == ids[:, :-1].numel()
+
+
 def test_generation_is_that_without_savings(model: nn.Module, lean: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     def made(temperature: float, prompts: list[str]) -> list[list[str]]:
         draw = torch.Generator().manual_seed(3)
