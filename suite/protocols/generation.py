@@ -12,26 +12,15 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..bundle import Array
-from .language_model import CUT_OFF, Tokenizer, join, next_logits, read
+from .language_model import CUT_OFF, Tokenizer, fused_attention, has_large_head, join, next_logits, read
 from .rollouts import Charge
+from .sampling import Sampling, choose
 
-_FINE = 1 << 40
-"""Steps into which probabilities are cut for `top_p`: sums of integers are exact in any order, on any device."""
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """`temperature` 0 is greedy; `top_p` keeps the likeliest tokens whose probabilities sum to it."""
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.temperature < 0 or not 0 < self.top_p <= 1:
-            raise ValueError("a temperature is at least 0, top_p lies in (0, 1]")
+_SHRINK = 0.5
+"""Of a large model, what has ended leaves a batch when no more than this share of it goes on."""
 
 
 class Sampler(Protocol):
@@ -82,7 +71,7 @@ class OwnSampler:
     ) -> Array:
         order, per = np.argsort(lengths, kind="stable"), max(1, self.rows // n)
         made = np.full((len(ids), n, int(room.max())), self.tokenizer.pad, np.int64)
-        with torch.no_grad():
+        with torch.no_grad(), fused_attention(self.model):
             for start in range(0, len(order), per):
                 chosen = order[start : start + per]
                 charge(len(chosen) * n, 0)
@@ -105,7 +94,7 @@ class OwnSampler:
     ) -> Array:
         """The token ids (B n, T) of one batch, T as many as the longest response has."""
         model, tokenizer, device = self.model, self.tokenizer, generator.device
-        most = int(room.max())
+        most, large = int(room.max()), has_large_head(model)
         logits, mask, cache = read(model, ids, lengths, tokenizer.pad, device)
         if n > 1:
             cache.batch_repeat_interleave(n)
@@ -116,23 +105,34 @@ class OwnSampler:
         # Where all may be equally long, the number of steps alone ends them.
         shorter = torch.from_numpy(room).to(device).repeat_interleave(n) if bool((room < most).any()) else None
         closing = torch.tensor(list(ends), device=device)
-        tokens: list[Tensor] = []
+        made = torch.full((len(logits), most), tokenizer.pad, device=device)
+        rows, at, tokens = None, 0, []  # type: Tensor | None, int, list[Tensor]
         while True:
             charge(0, int((~done).sum()))
             if len(never):
                 logits[:, list(never)] = -torch.inf
-            token = _choose(logits, sampling, tokenizer.pad, generator).masked_fill(done, tokenizer.pad)
+            token = choose(logits, sampling, tokenizer.pad, generator, rows, len(made)).masked_fill(done, tokenizer.pad)
             tokens.append(token)
             done |= token == tokenizer.stop
             if len(ends):
                 done |= torch.isin(token, closing)
             if shorter is not None:
-                done |= shorter <= len(tokens)
-            if len(tokens) == most or bool(done.all()):
-                return torch.stack(tokens, dim=1).cpu().numpy()
+                done |= shorter <= at + len(tokens)
+            ended = at + len(tokens) == most or bool(done.all())
+            going = (~done).nonzero()[:, 0] if large else done
+            if ended or (large and len(going) <= _SHRINK * len(done)):
+                made[slice(None) if rows is None else rows, at : at + len(tokens)] = torch.stack(tokens, dim=1)
+                at, tokens = at + len(tokens), []
+                if ended:
+                    return made[:, :at].cpu().numpy()
+                rows = going if rows is None else rows[going]
+                done, token, position = done[going], token[going], position[going]
+                mask = mask[going] if mask is not None else None
+                shorter = shorter[going] if shorter is not None else None
+                cache.batch_select_indices(going)
             if mask is not None:
                 mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-            logits = next_logits(model, token[:, None], mask, position + len(tokens) - 1, cache)
+            logits = next_logits(model, token[:, None], mask, position + at + len(tokens) - 1, cache)
 
 
 def generate(
@@ -175,20 +175,3 @@ def generate(
         first = begun[prompt].removesuffix(CUT_OFF) if len(begun) else ""
         found[prompt] = [first + text for text in texts[at * n : (at + 1) * n]]
     return found
-
-
-def _choose(logits: Tensor, sampling: Sampling, pad: int, generator: torch.Generator) -> Tensor:
-    """The next token (B,) from logits (B, V); `pad` is never chosen."""
-    logits = logits.float()
-    logits[:, pad] = -torch.inf
-    if sampling.temperature == 0:
-        return logits.argmax(dim=1)
-    p = (logits / sampling.temperature).softmax(dim=1)
-    if sampling.top_p < 1:
-        falling, token = p.sort(dim=1, descending=True, stable=True)
-        before = (falling.double() * _FINE).long().cumsum(dim=1) - (falling.double() * _FINE).long()
-        # A token is kept while those before it sum to less than top_p; the likeliest one always is.
-        falling = falling.masked_fill(before >= int(sampling.top_p * _FINE), 0.0)
-        p = torch.zeros_like(p).scatter(1, token, falling)
-    # The largest p / E with E exponential is a draw from p.
-    return (p / torch.empty_like(p).exponential_(generator=generator)).argmax(dim=1)

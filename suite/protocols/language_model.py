@@ -6,6 +6,7 @@ values start from its own. What is generated stands in `generation.py`.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +26,7 @@ _WINDOW, _SIMILAR = 8, 8
 sorting them all would put like problems together."""
 _SHARED = 16
 """A beginning that all prompts share, such as that of a chat template, is run once where it has so many tokens."""
-_LARGE = 4096
+LARGE = 4096
 """Of a vocabulary from here on, logits are computed at those places alone where they are asked for."""
 
 
@@ -131,7 +132,7 @@ def likeliest(
     flat, sizes = tokenizer.encode([text for group in options for text in group])
     scores = np.empty(len(flat))
     order, per = np.argsort(lengths, kind="stable"), max(1, rows // int(counts.max(initial=1)))
-    with torch.no_grad():
+    with torch.no_grad(), fused_attention(model):
         for start in range(0, len(order), per):
             chosen = order[start : start + per]
             rows_of = np.concatenate([np.arange(firsts[at], firsts[at] + counts[at]) for at in chosen])
@@ -198,7 +199,7 @@ class Sequences:
         Prompts of two kinds, each of which begins alike, pass one kind after the other: short ones are not padded to
         the length of the others, and what a kind begins with is run once. It takes a large model to be worth it.
         """
-        kinds = self._kinds(chosen) if _has_large_head(model) and not self.shared else []
+        kinds = self._kinds(chosen) if has_large_head(model) and not self.shared else []
         if not any(shared for _, shared in kinds):
             return self._logprobs(model, chosen, device, self.shared)
         found = torch.cat([self._logprobs(model, chosen[rows], device, shared) for rows, shared in kinds])
@@ -291,7 +292,7 @@ def _logits(model: nn.Module, ids: Tensor, shared: int, first: int) -> tuple[Ten
         cache = _new_cache()
         _run(model, ids[:1, :shared], cache)
         cache.batch_repeat_interleave(len(ids))
-    first = first if _has_large_head(model) else shared + 1
+    first = first if has_large_head(model) else shared + 1
     kept = ids.shape[1] - first
     return _run(model, ids[:, shared:-1], cache, kept=kept).logits.float(), first
 
@@ -354,9 +355,32 @@ def _new_cache() -> Any:
     return DynamicCache()
 
 
-def _has_large_head(model: nn.Module) -> bool:
+def is_large(vocabulary: int) -> bool:
+    """Whether a vocabulary is so large that what is done for each of its tokens tells."""
+    return vocabulary >= LARGE
+
+
+def has_large_head(model: nn.Module) -> bool:
+    """Whether the logits of `model` are those of a large vocabulary."""
     config: Any = getattr(model, "config", None)
-    return int(getattr(config, "vocab_size", 0)) >= _LARGE
+    return is_large(int(getattr(config, "vocab_size", 0)))
+
+
+@contextlib.contextmanager
+def fused_attention(model: nn.Module) -> Iterator[None]:
+    """Passes without gradient by torch's fused attention, where `model` is trained without it.
+
+    Step by step after 230 tokens, 256 sequences at a time, it is four times as fast on a CPU, after 60 nearly twice: it
+    copies no keys and values for queries that share them.
+    """
+    changed: Any = model if getattr(getattr(model, "config", None), "_attn_implementation", "") == "eager" else None
+    if changed is not None:
+        changed.set_attn_implementation("sdpa")
+    try:
+        yield
+    finally:
+        if changed is not None:
+            changed.set_attn_implementation("eager")
 
 
 def _run(
@@ -372,7 +396,7 @@ def _run(
     Of a large vocabulary the logits are those of the last `kept` tokens.
     """
     more: dict[str, Any] = {}
-    if _has_large_head(model):
+    if has_large_head(model):
         # By index, which copies the states: a slice of them would have the weights of the head copied for every row.
         more["logits_to_keep"] = torch.arange(ids.shape[1] - kept, ids.shape[1], device=ids.device)
     if cache is not None:

@@ -10,7 +10,6 @@ from torch import nn
 from ..bundle import Array
 from ..errors import MethodError
 from .context import autocast
-from .generation import Sampling
 from .language_model import Tokenizer
 from .policy import PolicyTask
 from .policy_calls import Calls
@@ -18,6 +17,7 @@ from .policy_episodes import Episodes
 from .policy_generation import Generation
 from .policy_measures import Cloze
 from .policy_scoring import Scoring
+from .sampling import Sampling
 from .texts import pack
 
 Asked = Callable[[Sequence[str]], list[str]]

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 import torch
 
 from .context import autocast
-from .generation import Sampler, Sampling, generate
+from .generation import Sampler, generate
 from .language_model import Tokenizer
 from .policy import PolicyTask
 from .policy_calls import Calls
 from .policy_episodes import Episodes
 from .policy_weights import Weights
 from .rollouts import Charge
+from .sampling import Sampling
 
 
 class Generation:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..meter import Meter
 from . import language_model, policy_objectives
 from .context import Context
-from .generation import OwnSampler, Sampler, Sampling
+from .generation import OwnSampler, Sampler
 from .language_model import Sequences
 from .policy import PolicyTask
 from .policy_calls import Calls
@@ -24,6 +24,7 @@ from .policy_objectives import Objective
 from .policy_scoring import Scoring
 from .policy_training import Training
 from .policy_weights import BASE, Weights
+from .sampling import Sampling
 from .texts import pack
 from .value_model import ValueModel
 

@@ -26,10 +26,11 @@ from ..errors import MethodError, UsageError
 from ..generation import REMEDY, VLLM
 from ..places import cache_folder
 from ..spec import RunSpec
-from .generation import Sampler, Sampling
+from .generation import Sampler
 from .language_model import Tokenizer
 from .policy import PolicyTask
 from .rollouts import Charge
+from .sampling import Sampling
 
 KV_SHARE = 8
 """On a processor, keys and values have this part of the memory that the run's budget allows: an eighth."""

@@ -19,13 +19,14 @@ from torch import nn
 from ...suite.bundle import Array, Bundle, BundleFolder
 from ...suite.pretrain import load_weights, reproducible
 from ...suite.protocols import language_model
-from ...suite.protocols.generation import OwnSampler, Sampling, generate
+from ...suite.protocols.generation import OwnSampler, generate
 from ...suite.protocols.interpreter import Interpreter
 from ...suite.protocols.language_model import CUT_OFF, CharTokenizer
 from ...suite.protocols.optimisation import Recipe, half_cosine
 from ...suite.protocols.policy import PolicyTask, Problems
 from ...suite.protocols.policy_grants import Code, Grants, Hints, Solutions, Verifier
 from ...suite.protocols.policy_measures import Measures
+from ...suite.protocols.sampling import Sampling
 from ...suite.registry import register_task
 from ...suite.sandbox import Limits
 from ...suite.seeds import rng

@@ -21,13 +21,14 @@ from torch import nn
 from ...suite.bundle import Array, Bundle, BundleFolder
 from ...suite.pretrain import load_weights, reproducible
 from ...suite.protocols import language_model
-from ...suite.protocols.generation import OwnSampler, Sampling, generate
+from ...suite.protocols.generation import OwnSampler, generate
 from ...suite.protocols.language_model import CUT_OFF, CharTokenizer
 from ...suite.protocols.optimisation import Recipe, half_cosine
 from ...suite.protocols.policy import PolicyTask, Problems
 from ...suite.protocols.policy_grants import Attempts, Critique, Grants, Hints, JudgePrompt, Shots, Solutions, Verifier
 from ...suite.protocols.policy_grants.shots import in_a_row
 from ...suite.protocols.policy_measures import Measures
+from ...suite.protocols.sampling import Sampling
 from ...suite.registry import register_task
 from ...suite.seeds import rng
 from .small_model import small_llama, train_epochs

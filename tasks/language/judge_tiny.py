@@ -20,11 +20,12 @@ from torch import nn
 from ...suite.bundle import Array, Bundle, BundleFolder
 from ...suite.pretrain import load_weights, reproducible
 from ...suite.protocols import language_model
-from ...suite.protocols.generation import OwnSampler, Sampling, generate
+from ...suite.protocols.generation import OwnSampler, generate
 from ...suite.protocols.language_model import CharTokenizer
 from ...suite.protocols.optimisation import Recipe, half_cosine
 from ...suite.protocols.policy import PolicyTask, Problems
 from ...suite.protocols.policy_grants import Grants, References, Solutions, Verifier
+from ...suite.protocols.sampling import Sampling
 from ...suite.registry import register_task
 from ...suite.seeds import rng
 from .judge_smol import both_orders

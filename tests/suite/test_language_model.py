@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from selfbench.suite.protocols.generation import OwnSampler, Sampling, _choose, generate
+from selfbench.suite.protocols.generation import OwnSampler, generate
 from selfbench.suite.protocols.language_model import CUT_OFF, CharTokenizer, dpo_loss, join, response_logprobs, sft_loss
+from selfbench.suite.protocols.sampling import Sampling, choose
 from selfbench.suite.protocols.texts import pack, unpack
 
 TOKENIZER = CharTokenizer("\0\nabcde=")
@@ -86,7 +87,7 @@ def test_samples_have_the_frequencies_of_the_tempered_model() -> None:
     logits = torch.tensor([9.0, 0.5, 1.0, -0.5, 0.2])
     n = 40_000
     for temperature in (1.0, 0.5):
-        tokens = _choose(logits.expand(n, -1).clone(), Sampling(temperature), 0, draw(3))
+        tokens = choose(logits.expand(n, -1).clone(), Sampling(temperature), 0, draw(3))
         found = torch.bincount(tokens, minlength=5) / n
         expected = torch.cat([torch.zeros(1), (logits[1:] / temperature).softmax(0)])
         assert (found - expected).abs().max() < 0.01
@@ -95,7 +96,7 @@ def test_samples_have_the_frequencies_of_the_tempered_model() -> None:
 def test_top_p_keeps_the_fewest_tokens_that_reach_it() -> None:
     p = torch.tensor([0.0, 0.45, 0.05, 0.3, 0.2])
     tokens = {
-        top_p: set(_choose(p.log().expand(3000, -1).clone(), Sampling(1.0, top_p), 0, draw(5)).tolist())
+        top_p: set(choose(p.log().expand(3000, -1).clone(), Sampling(1.0, top_p), 0, draw(5)).tolist())
         for top_p in (0.4, 0.7, 0.8, 1.0)
     }
     assert tokens == {0.4: {1}, 0.7: {1, 3}, 0.8: {1, 3, 4}, 1.0: {1, 2, 3, 4}}
@@ -104,7 +105,7 @@ def test_top_p_keeps_the_fewest_tokens_that_reach_it() -> None:
 def test_padding_is_never_generated() -> None:
     logits = torch.zeros(500, 3)
     logits[:, 0] = 50.0
-    assert 0 not in _choose(logits, Sampling(1.0), 0, draw()).tolist()
+    assert 0 not in choose(logits, Sampling(1.0), 0, draw()).tolist()
 
 
 def test_logprobs_are_those_of_a_loop_over_tokens(model: nn.Module) -> None:

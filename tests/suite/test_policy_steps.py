@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from selfbench.suite.protocols.generation import OwnSampler, Sampling, generate
+from selfbench.suite.protocols.generation import OwnSampler, generate
 from selfbench.suite.protocols.language_model import CUT_OFF, CharTokenizer, join, last_logits
 from selfbench.suite.protocols.policy import PolicyTask
+from selfbench.suite.protocols.sampling import Sampling
 
 SYMBOLS = "\0\nabcde="
 TOKENIZER = CharTokenizer(SYMBOLS)

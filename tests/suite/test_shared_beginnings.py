@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from selfbench.suite.protocols import language_model
-from selfbench.suite.protocols.generation import OwnSampler, Sampling, generate
-from selfbench.suite.protocols.language_model import CharTokenizer, join, likeliest, response_logprobs
+from selfbench.suite.protocols import generation, language_model
+from selfbench.suite.protocols.generation import OwnSampler, generate
+from selfbench.suite.protocols.language_model import (
+    CharTokenizer,
+    fused_attention,
+    join,
+    likeliest,
+    response_logprobs,
+)
+from selfbench.suite.protocols.sampling import Sampling
 
 SYMBOLS = "\0\nabcde="
 TOKENIZER = CharTokenizer(SYMBOLS)
@@ -32,7 +41,7 @@ def lean(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> boo
     """Turns the savings on for models as small as this one; returns whether beginnings are shared."""
     shared, large = request.param
     monkeypatch.setattr(language_model, "_SHARED", shared)
-    monkeypatch.setattr(language_model, "_LARGE", large)
+    monkeypatch.setattr(language_model, "LARGE", large)
     return shared == 2
 
 
@@ -74,7 +83,7 @@ def test_logprobs_and_their_gradient_are_those_of_whole_sequences(model: nn.Modu
 
 def test_two_kinds_of_prompts_pass_apart(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(language_model, "_SHARED", 3)
-    monkeypatch.setattr(language_model, "_LARGE", 4)
+    monkeypatch.setattr(language_model, "LARGE", 4)
     sequences = join(TOKENIZER, ["abc=", "eeeebcdabcd=", "abce=", "eeeebcdabcc=", "eeeebcdaaab="], RESPONSES)
     assert sequences.shared == 0
     counter = Counter(model)
@@ -92,7 +101,7 @@ def test_two_kinds_of_prompts_pass_apart(model: nn.Module, monkeypatch: pytest.M
 
 def test_many_kinds_of_prompts_pass_together(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(language_model, "_SHARED", 3)
-    monkeypatch.setattr(language_model, "_LARGE", 4)
+    monkeypatch.setattr(language_model, "LARGE", 4)
     sequences = join(TOKENIZER, ["abcd=", "abce=", "bcda=", "bcde=", "cab="], RESPONSES)
     counter = Counter(model)
     with torch.no_grad():
@@ -105,18 +114,60 @@ def test_many_kinds_of_prompts_pass_together(model: nn.Module, monkeypatch: pyte
 
 
 def test_generation_is_that_without_savings(model: nn.Module, lean: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    def made(temperature: float, prompts: list[str]) -> list[list[str]]:
+    def made(sampling: Sampling, prompts: list[str]) -> list[list[str]]:
         draw = torch.Generator().manual_seed(3)
-        return generate(
-            OwnSampler(model, TOKENIZER, 9), TOKENIZER, prompts, 3, Sampling(temperature), max_new=6, generator=draw
-        )
+        sampler = OwnSampler(model, TOKENIZER, 9)
+        return generate(sampler, TOKENIZER, prompts, 3, sampling, max_new=6, generator=draw)
 
     same_length = ["abcabd=", "abcabc=", "abcabe="]
-    found = [made(0.0, PROMPTS), made(1.0, PROMPTS), made(1.0, same_length), made(0.0, PROMPTS[:1])]
+    sampled = [(Sampling(1.0), PROMPTS), (Sampling(1.0), same_length), (Sampling(1.0, 0.9), PROMPTS)]
+    greedy = [(Sampling(0.0), PROMPTS), (Sampling(0.0), PROMPTS[:1])]
+    found = [made(*case) for case in sampled + greedy]
     monkeypatch.setattr(language_model, "_SHARED", math.inf)
-    monkeypatch.setattr(language_model, "_LARGE", math.inf)
-    assert found == [made(0.0, PROMPTS), made(1.0, PROMPTS), made(1.0, same_length), made(0.0, PROMPTS[:1])]
-    assert len({text for group in found[1] for text in group}) > 4
+    monkeypatch.setattr(generation, "_SHRINK", 0.0)
+    assert found[:3] == [made(*case) for case in sampled]
+    monkeypatch.setattr(language_model, "LARGE", math.inf)
+    assert found[3:] == [made(*case) for case in greedy]
+    assert len({text for group in found[0] for text in group}) > 4
+
+
+def test_what_has_ended_leaves_the_batch(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(language_model, "LARGE", 4)
+
+    def steps() -> list[int]:
+        rows: list[int] = []
+        hook = model.register_forward_pre_hook(
+            lambda module, args, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True
+        )
+        draw = torch.Generator().manual_seed(0)
+        generate(OwnSampler(model, TOKENIZER, 60), TOKENIZER, PROMPTS, 12, Sampling(1.0), max_new=20, generator=draw)
+        hook.remove()
+        return rows[1:]
+
+    shrunk = steps()
+    assert shrunk[0] > 4 * shrunk[-1]
+    assert all(2 * after <= before or after == before for before, after in itertools.pairwise(shrunk))
+    monkeypatch.setattr(generation, "_SHRINK", 0.0)
+    assert steps() == [60] * len(shrunk)
+
+
+def test_generation_runs_fused_attention_and_training_what_it_had(letter_model: Callable[..., nn.Module]) -> None:
+    model: Any = letter_model(1, 4.0, num_key_value_heads=1, tie_word_embeddings=True)
+
+    def greedy() -> list[list[str]]:
+        sampler = OwnSampler(model, TOKENIZER, 9)
+        return generate(sampler, TOKENIZER, PROMPTS, 1, Sampling(0.0), max_new=6, generator=torch.Generator())
+
+    expected, seen = greedy(), set()
+    model.set_attn_implementation("eager")
+    hook = model.register_forward_pre_hook(lambda module, args: seen.add(module.config._attn_implementation))
+    assert greedy() == expected
+    hook.remove()
+    assert seen == {"sdpa"}
+    assert model.config._attn_implementation == "eager"
+    with pytest.raises(KeyError), fused_attention(model):
+        raise KeyError
+    assert model.config._attn_implementation == "eager"
 
 
 @pytest.mark.parametrize("rows", [1, 7, 100])

@@ -22,7 +22,7 @@ from selfbench.suite.errors import MethodError
 from selfbench.suite.needs import missing_needs
 from selfbench.suite.places import data_folder
 from selfbench.suite.prepare import build
-from selfbench.suite.protocols.generation import OwnSampler, Sampling, generate
+from selfbench.suite.protocols.generation import OwnSampler, generate
 from selfbench.suite.protocols.language_model import CUT_OFF
 from selfbench.suite.protocols.policy import PolicyTask, Problems
 from selfbench.suite.protocols.policy_evaluation import Evaluation
@@ -33,6 +33,7 @@ from selfbench.suite.protocols.policy_measures import Cloze, Measures
 from selfbench.suite.protocols.policy_method import PolicyMethod
 from selfbench.suite.protocols.policy_model import Policy
 from selfbench.suite.protocols.policy_view import PolicyView
+from selfbench.suite.protocols.sampling import Sampling
 from selfbench.suite.protocols.texts import unpack
 from selfbench.suite.registry import register_method
 from selfbench.tasks.language.addition_smol import AdditionSmol
