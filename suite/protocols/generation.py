@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..bundle import Array
 from .language_model import CUT_OFF, Tokenizer, fused_attention, has_large_head, join, next_logits, read
@@ -106,7 +106,9 @@ class OwnSampler:
         shorter = torch.from_numpy(room).to(device).repeat_interleave(n) if bool((room < most).any()) else None
         closing = torch.tensor(list(ends), device=device)
         made = torch.full((len(logits), most), tokenizer.pad, device=device)
-        rows, at, tokens = None, 0, []  # type: Tensor | None, int, list[Tensor]
+        rows: Tensor | None = None
+        tokens: list[Tensor] = []
+        at = 0
         while True:
             charge(0, int((~done).sum()))
             if len(never):

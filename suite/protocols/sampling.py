@@ -60,7 +60,7 @@ def _drawn(p: Tensor, top_p: float, u: Tensor) -> Tensor:
     """Tokens (B,) by probabilities p (B, V), one by the two uniform numbers u (B, 2) of each row."""
     if top_p < 1:
         return _from_nucleus(p, top_p, u[:, 0], min(_HEAD, p.shape[1]))
-    blocks = F.pad(p, (0, -p.shape[1] % _BLOCK)).unflatten(1, (-1, _BLOCK))
+    blocks = F.pad(p, (0, -p.shape[1] % _BLOCK)).view(len(p), -1, _BLOCK)
     block = _by_inversion(blocks.sum(dim=2), u[:, 0])
     return block * _BLOCK + _by_inversion(blocks[torch.arange(len(p), device=p.device), block], u[:, 1])
 
