@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from .language_model import is_large
 
 _FINE = 1 << 40
-"""Steps into which probabilities are cut for `top_p`: sums of integers are exact in any order, on any device."""
+"""Steps into which probabilities are cut: sums of integers are exact in any order, on any device."""
 _BLOCK = 256
 """A token of a large vocabulary is drawn in two steps: a block of so many, and one in it."""
 _HEAD = 256
@@ -48,9 +48,7 @@ def choose(
         return _drawn(p, sampling.top_p, u if rows is None else u[rows])
     if sampling.top_p < 1:
         falling, token = p.sort(dim=1, descending=True, stable=True)
-        before = (falling.double() * _FINE).long().cumsum(dim=1) - (falling.double() * _FINE).long()
-        # A token is kept while those before it sum to less than top_p; the likeliest one always is.
-        falling = falling.masked_fill(before >= int(sampling.top_p * _FINE), 0.0)
+        falling = falling.masked_fill(_before(falling) >= int(sampling.top_p * _FINE), 0.0)
         p = torch.zeros_like(p).scatter(1, token, falling)
     # The largest p / E with E exponential is a draw from p.
     return (p / torch.empty_like(p).exponential_(generator=generator)).argmax(dim=1)
@@ -68,9 +66,7 @@ def _drawn(p: Tensor, top_p: float, u: Tensor) -> Tensor:
 def _from_nucleus(p: Tensor, top_p: float, u: Tensor, head: int) -> Tensor:
     """The same by u (B,) among the likeliest tokens whose probabilities sum to `top_p`, sought in the first `head`."""
     falling, token = p.topk(head, dim=1)
-    before = falling.double().cumsum(dim=1) - falling.double()
-    # A token is kept while those before it sum to less than top_p; the likeliest one always is.
-    kept = falling.masked_fill(before >= top_p, 0.0)
+    kept = falling.masked_fill(_before(falling) >= int(top_p * _FINE), 0.0)
     chosen = token.gather(1, _by_inversion(kept, u)[:, None])[:, 0]
     more = kept[:, -1] > 0
     if head < p.shape[1] and bool(more.any()):
@@ -78,8 +74,16 @@ def _from_nucleus(p: Tensor, top_p: float, u: Tensor, head: int) -> Tensor:
     return chosen
 
 
+def _before(falling: Tensor) -> Tensor:
+    """What the tokens before each of `falling` (B, N) sum to, in steps: a token is kept while it is less than `top_p`,
+    the likeliest one always."""
+    steps = (falling.double() * _FINE).long()
+    return steps.cumsum(dim=1) - steps
+
+
 def _by_inversion(weights: Tensor, u: Tensor) -> Tensor:
     """Indices (B,) drawn by weights (B, N), not all 0, with u (B,) uniform in [0, 1): none whose weight is 0."""
-    total = weights.double().cumsum(dim=1)
-    below = torch.nextafter(total[:, -1], total.new_zeros(()))
-    return torch.searchsorted(total, torch.minimum(u * total[:, -1], below)[:, None], right=True)[:, 0]
+    shares = weights.double() / weights.double().sum(dim=1, keepdim=True)
+    total = (shares * _FINE).long().cumsum(dim=1)
+    aim = (u * total[:, -1]).long().minimum(total[:, -1] - 1)
+    return torch.searchsorted(total, aim[:, None], right=True)[:, 0]
