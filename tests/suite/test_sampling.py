@@ -83,3 +83,20 @@ def test_what_has_no_weight_is_never_drawn(u: float) -> None:
     weights = torch.tensor([[0.0, 0.0, 1.0, 0.0], [0.0, 3e-8, 0.0, 0.0], [0.1, 0.0, 0.2, 0.0]])
     found = sampling._by_inversion(weights, torch.full((3,), u, dtype=torch.float64)).tolist()
     assert found == [2, 1, 0 if u == 0.0 else 2]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("given", [Sampling(1.0), Sampling(1.0, 0.9)])
+def test_a_gpu_draws_by_the_same_probabilities_whatever_the_order_of_its_sums(given: Sampling) -> None:
+    logits, n = some_logits(), 40_000
+    torch.use_deterministic_algorithms(True)
+    try:
+        two = [
+            choose(logits.cuda().expand(n, -1).clone(), given, PAD, torch.Generator("cuda").manual_seed(1)).cpu()
+            for _ in range(2)
+        ]
+    finally:
+        torch.use_deterministic_algorithms(False)
+    expected = kept(logits, given)
+    assert torch.equal(*two)
+    assert np.abs(np.bincount(two[0].numpy(), minlength=len(expected)) / n - expected).max() < 0.015
