@@ -27,8 +27,9 @@ from selfbench.tasks.images.digits_semi import DigitsSemi
 
 STEPS, RATIO, WEIGHT = 45, 3, 5.0
 """In runs this short what pseudo-labels do shows at a larger weight than usual."""
-SLOW = {"mean-teacher": 80, "mutual-mean-teacher": 80}
-"""Steps of methods whose squared error on probabilities teaches more slowly."""
+SLOW = {"mean-teacher": 80, "mutual-mean-teacher": 80, "prototype": 80, "noisy-student": 80}
+"""Steps of methods whose squared error on probabilities teaches more slowly, and of those that pay a pass over the
+whole pool first."""
 METHODS: dict[str, tuple[dict[str, Any], float, float, str]] = {
     "pseudo-label": ({"ramp": 0.0}, 1, 1, "weak"),
     "fixmatch": ({}, 1, 2, "weak"),
