@@ -8,6 +8,7 @@ the weights of the first policy, and its responses to the test problems.
 
 from __future__ import annotations
 
+import ast
 import functools
 import hashlib
 import os
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 LIMIT_MB = 2048
 """How much the cache may hold, unless `SELFBENCH_FROZEN_MB` says otherwise; 0 turns it off."""
+_FIRST_POLICY = Path(__file__).parent / "protocols" / "first_policy.py"
 
 
 def limit_mb() -> float:
@@ -50,28 +52,28 @@ def frozen_folders(spec: RunSpec) -> dict[str, BundleFolder]:
              spec.threads, metadata.version("torch")]  # fmt: skip
     if task.protocol == "policy":
         # The training of the first policy is part of the task's source, not of its bundle.
-        about += [bundle_folder(task).path.name, _policy_source()]
+        about += [bundle_folder(task).path.name, source_digest(_FIRST_POLICY)]
         if spec.generation != NATIVE:
             # Its responses are those of another engine.
-            about += [spec.generation, installed(), _sampler_source()]
+            about += [spec.generation, installed()]
     folder = cache_folder() / "frozen"
     keys = {name: hashlib.sha256(canonical([*about, name])).hexdigest()[:12] for name in asked}
     return {name: BundleFolder(folder / f"{task.name}-{name}-{key}") for name, key in keys.items()}
 
 
 @functools.cache
-def _policy_source() -> str:
-    """The digest of the code that trains and evaluates a first policy."""
-    room = Path(__file__).parent / "protocols"
-    names = ("first_policy", "generation", "language_model", "optimisation", "policy_calls", "policy_episodes",
-             "policy_evaluation", "policy_generation", "policy_model", "policy_objectives", "policy_scoring",
-             "policy_training", "policy_weights")  # fmt: skip
-    return hashlib.sha256(b"".join((room / f"{name}.py").read_bytes() for name in names)).hexdigest()
-
-
-@functools.cache
-def _sampler_source() -> str:
-    return hashlib.sha256((Path(__file__).parent / "protocols" / "vllm_sampler.py").read_bytes()).hexdigest()
+def source_digest(file: Path) -> str:
+    """The digest of a file of code and of all that it imports from its folder, directly or by way of others."""
+    files, due = set[Path](), [file.stem]
+    while due:
+        one = file.with_name(f"{due.pop()}.py")
+        if one in files or not one.is_file():
+            continue
+        files.add(one)
+        for node in ast.walk(ast.parse(one.read_bytes())):
+            if isinstance(node, ast.ImportFrom) and node.level == 1:
+                due += [node.module] if node.module else [item.name for item in node.names]
+    return hashlib.sha256(b"".join(one.read_bytes() for one in sorted(files))).hexdigest()
 
 
 def build_frozen(spec: RunSpec, part: str, tell: Callable[[str], None] = lambda _: None) -> BundleFolder:

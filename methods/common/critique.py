@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from ...suite.protocols.language_model import CUT_OFF
 from ...suite.protocols.policy_examples import Example
+from ...suite.protocols.tokens import CUT_OFF
 from .mcts import demonstrated
 
 if TYPE_CHECKING:

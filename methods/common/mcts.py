@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ...suite.protocols.language_model import CUT_OFF
+from ...suite.protocols.tokens import CUT_OFF
 
 _UNVISITED = 1.0
 """What a child that was never visited has beside its value: `inf` of the authors' code."""

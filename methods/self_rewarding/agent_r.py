@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from ...suite.hyper import hyper
-from ...suite.protocols.language_model import CUT_OFF
 from ...suite.protocols.policy_examples import Example
 from ...suite.protocols.policy_method import PolicyMethod
+from ...suite.protocols.tokens import CUT_OFF
 from ...suite.registry import register_method
 from ..common.mcts import Node, demonstrated
 from ..common.responses import judged

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ...suite.hyper import hyper
-from ...suite.protocols.language_model import CUT_OFF
 from ...suite.protocols.policy_examples import Example
 from ...suite.protocols.policy_method import PolicyMethod
+from ...suite.protocols.tokens import CUT_OFF
 from ...suite.registry import register_method
 from ..common.responses import distinct_parsed, judged, refit
 

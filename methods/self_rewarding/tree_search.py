@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from ...suite.hyper import hyper
-from ...suite.protocols.language_model import CUT_OFF
 from ...suite.protocols.policy_method import PolicyMethod
+from ...suite.protocols.tokens import CUT_OFF
 from ...suite.registry import register_method
 from ..common.mcts import demonstrated
 

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..bundle import Array
-from .language_model import CUT_OFF, Tokenizer, fused_attention, has_large_head, join, next_logits, read
+from .language_model import fused_attention, has_large_head, next_logits, read
 from .rollouts import Charge
 from .sampling import Sampling, choose
+from .sequences import join
+from .tokens import CUT_OFF, Tokenizer
 
 _SHRINK = 0.5
 """Of a large model, what has ended leaves a batch when no more than this share of it goes on."""
@@ -93,48 +95,74 @@ class OwnSampler:
         charge: Charge,
     ) -> Array:
         """The token ids (B n, T) of one batch, T as many as the longest response has."""
-        model, tokenizer, device = self.model, self.tokenizer, generator.device
-        most, large = int(room.max()), has_large_head(model)
-        logits, mask, cache = read(model, ids, lengths, tokenizer.pad, device)
+        model, pad, device = self.model, self.tokenizer.pad, generator.device
+        logits, mask, cache = read(model, ids, lengths, pad, device)
         if n > 1:
             cache.batch_repeat_interleave(n)
             logits = logits.repeat_interleave(n, dim=0)
             mask = mask.repeat_interleave(n, dim=0) if mask is not None else None
-        position = torch.from_numpy(lengths).to(device).repeat_interleave(n)[:, None]
-        done = torch.zeros(len(logits), dtype=torch.bool, device=device)
-        # Where all may be equally long, the number of steps alone ends them.
-        shorter = torch.from_numpy(room).to(device).repeat_interleave(n) if bool((room < most).any()) else None
-        closing = torch.tensor(list(ends), device=device)
-        made = torch.full((len(logits), most), tokenizer.pad, device=device)
-        rows: Tensor | None = None
-        tokens: list[Tensor] = []
-        at = 0
+        first, most = (torch.from_numpy(each).to(device).repeat_interleave(n) for each in (lengths, room))
+        rows = _Rows(cache, mask, first, most, torch.tensor([self.tokenizer.stop, *ends], device=device), pad)
         while True:
-            charge(0, int((~done).sum()))
+            charge(0, int((~rows.done).sum()))
             if len(never):
                 logits[:, list(never)] = -torch.inf
-            token = choose(logits, sampling, tokenizer.pad, generator, rows, len(made)).masked_fill(done, tokenizer.pad)
-            tokens.append(token)
-            done |= token == tokenizer.stop
-            if len(ends):
-                done |= torch.isin(token, closing)
-            if shorter is not None:
-                done |= shorter <= at + len(tokens)
-            ended = at + len(tokens) == most or bool(done.all())
-            going = (~done).nonzero()[:, 0] if large else done
-            if ended or (large and len(going) <= _SHRINK * len(done)):
-                made[slice(None) if rows is None else rows, at : at + len(tokens)] = torch.stack(tokens, dim=1)
-                at, tokens = at + len(tokens), []
-                if ended:
-                    return made[:, :at].cpu().numpy()
-                rows = going if rows is None else rows[going]
-                done, token, position = done[going], token[going], position[going]
-                mask = mask[going] if mask is not None else None
-                shorter = shorter[going] if shorter is not None else None
-                cache.batch_select_indices(going)
-            if mask is not None:
-                mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-            logits = next_logits(model, token[:, None], mask, position + at + len(tokens) - 1, cache)
+            rows.take(choose(logits, sampling, pad, generator, rows.at, len(rows.made)))
+            if rows.ended:
+                return rows.made[:, : rows.drawn].cpu().numpy()
+            if has_large_head(model):
+                rows.shrink()
+            logits = next_logits(model, *rows.next(), rows.cache)
+
+
+class _Rows:
+    """The responses of a batch while they are drawn: what each has, and what the model needs to go on with it."""
+
+    def __init__(self, cache: Any, mask: Tensor | None, first: Tensor, most: Tensor, closing: Tensor, pad: int) -> None:
+        """`first`, `most` (B,): the places of first tokens, and how many fit; `closing` tokens end a response."""
+        self.cache, self._mask, self._closing, self._pad = cache, mask, closing, pad
+        self._place, self._longest = first, int(most.max())
+        # Where all may be equally long, the number of steps alone ends them.
+        self._most = most if bool((most < self._longest).any()) else None
+        self.made = torch.full((len(first), self._longest), pad, device=first.device)
+        """The tokens (B, T) of all, those that have left included."""
+        self.drawn = 0
+        """How many tokens the longest has."""
+        self.done = torch.zeros(len(first), dtype=torch.bool, device=first.device)
+        """Which of those that are still run have ended."""
+        self.at: Tensor | None = None
+        """Which rows of all are still run; None: all of them."""
+
+    def take(self, token: Tensor) -> None:
+        """Add the token (R,) drawn for each row that is run; those that have ended get padding."""
+        token = token.masked_fill(self.done, self._pad)
+        self.made[slice(None) if self.at is None else self.at, self.drawn] = token
+        self.drawn += 1
+        self.done |= torch.isin(token, self._closing)
+        if self._most is not None:
+            self.done |= self._most <= self.drawn
+
+    @property
+    def ended(self) -> bool:
+        return self.drawn == self._longest or bool(self.done.all())
+
+    def shrink(self) -> None:
+        """Run no longer what has ended, where enough has."""
+        going = (~self.done).nonzero()[:, 0]
+        if len(going) > _SHRINK * len(self.done):
+            return
+        self.at = going if self.at is None else self.at[going]
+        self.done, self._place = self.done[going], self._place[going]
+        self._mask = self._mask[going] if self._mask is not None else None
+        self._most = self._most[going] if self._most is not None else None
+        self.cache.batch_select_indices(going)
+
+    def next(self) -> tuple[Tensor, Tensor | None, Tensor]:
+        """The last tokens (R, 1) of what is run, the attention mask, and the places (R, 1) of these tokens."""
+        if self._mask is not None:
+            self._mask = torch.cat([self._mask, self._mask.new_ones(len(self._mask), 1)], dim=1)
+        token = self.made[slice(None) if self.at is None else self.at, self.drawn - 1]
+        return token[:, None], self._mask, (self._place + self.drawn - 1)[:, None]
 
 
 def generate(

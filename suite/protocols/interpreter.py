@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..sandbox import Ran, Sandbox
-from .language_model import CUT_OFF
 from .policy import PolicyTask
+from .tokens import CUT_OFF
 
 _MOST_KNOWN = 100_000
 

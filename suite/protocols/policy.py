@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..data import Data
-    from .language_model import Tokenizer
+    from .tokens import Tokenizer
 
 
 @dataclass(frozen=True)

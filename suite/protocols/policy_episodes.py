@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ..errors import MethodError
-from .language_model import CUT_OFF, Tokenizer
 from .policy import PolicyTask
 from .policy_calls import Calls
 from .texts import pack, unpack
+from .tokens import CUT_OFF, Tokenizer
 
 Reactions = Callable[[str, Sequence[int], Sequence[str]], Sequence[tuple[str, bool]]]
 """A part of the problems, their numbers in it (N,) and responses -> what is written after each, and whether it ends."""

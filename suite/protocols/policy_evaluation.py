@@ -10,7 +10,6 @@ from torch import nn
 from ..bundle import Array
 from ..errors import MethodError
 from .context import autocast
-from .language_model import Tokenizer
 from .policy import PolicyTask
 from .policy_calls import Calls
 from .policy_episodes import Episodes
@@ -19,6 +18,7 @@ from .policy_measures import Cloze
 from .policy_scoring import Scoring
 from .sampling import Sampling
 from .texts import pack
+from .tokens import Tokenizer
 
 Asked = Callable[[Sequence[str]], list[str]]
 """Prompts (N,) -> what a method asks in place of each."""

@@ -9,13 +9,13 @@ import torch
 
 from .context import autocast
 from .generation import Sampler, generate
-from .language_model import Tokenizer
 from .policy import PolicyTask
 from .policy_calls import Calls
 from .policy_episodes import Episodes
 from .policy_weights import Weights
 from .rollouts import Charge
 from .sampling import Sampling
+from .tokens import Tokenizer
 
 
 class Generation:

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ..meter import Meter
-from . import language_model, policy_objectives
+from . import policy_objectives
 from .context import Context
 from .generation import OwnSampler, Sampler
-from .language_model import Sequences
 from .policy import PolicyTask
 from .policy_calls import Calls
 from .policy_episodes import Episodes, Reactions, by_the_scorer
@@ -25,6 +24,7 @@ from .policy_scoring import Scoring
 from .policy_training import Training
 from .policy_weights import BASE, Weights
 from .sampling import Sampling
+from .sequences import Sequences, join
 from .texts import pack
 from .value_model import ValueModel
 
@@ -315,7 +315,7 @@ class Policy:
         self.own = (self.own[0] + len(texts), self.own[1] + parsed)
 
     def _join(self, prompts: Sequence[str], responses: Sequence[str], unfinished: bool = False) -> Sequences:
-        return language_model.join(self._tokenizer, prompts, responses, unfinished, self._episodes.observed)
+        return join(self._tokenizer, prompts, responses, unfinished, self._episodes.observed)
 
     def _taught(self, prompts: Sequence[str], responses: Sequence[str]) -> Sequences:
         """The token sequences of examples, of which the scorer is told."""

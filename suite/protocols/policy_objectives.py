@@ -12,8 +12,9 @@ from torch.nn import functional as F
 
 from ..bundle import Array
 from .dropout import residual_dropout
-from .language_model import Sequences, distillation_loss, dpo_loss, reinforce_loss, sft_loss
 from .policy_examples import Rollout
+from .policy_losses import distillation_loss, dpo_loss, reinforce_loss, sft_loss
+from .sequences import Sequences
 
 
 @dataclass(frozen=True)

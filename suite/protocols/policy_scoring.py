@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from ..bundle import Array
 from . import language_model
 from .context import autocast
-from .language_model import Sequences, Tokenizer
 from .policy import PolicyTask
 from .policy_calls import Calls
 from .policy_measures import Cloze
 from .policy_weights import Weights
 from .rollouts import Charge
+from .sequences import Sequences
+from .tokens import Tokenizer
 
 
 class Scoring:

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from ..bundle import Array
 from . import language_model
 from .context import autocast
-from .language_model import Sequences, Tokenizer
 from .policy_calls import Calls
 from .policy_objectives import Objective
 from .policy_training import Training
 from .policy_weights import Weights
+from .sequences import Sequences, join
+from .tokens import Tokenizer
 
 
 class ValueModel:
@@ -41,7 +42,7 @@ class ValueModel:
         """The values (N,) of responses, float64 on the CPU."""
         if not len(prompts):
             return torch.zeros(0, dtype=torch.float64)
-        sequences = language_model.join(self._tokenizer, prompts, responses, unfinished=True)
+        sequences = join(self._tokenizer, prompts, responses, unfinished=True)
         values = torch.empty(len(sequences), dtype=torch.float64)
         with self._of_policy.holding(self._weights), torch.no_grad(), autocast(self._calls.context):
             for chosen in sequences.batches(self._rows):
@@ -61,7 +62,7 @@ class ValueModel:
         if not len(prompts):
             return float("nan")
         device = self._calls.device
-        sequences = language_model.join(self._tokenizer, prompts, responses, unfinished=True)
+        sequences = join(self._tokenizer, prompts, responses, unfinished=True)
         target = torch.as_tensor(targets, dtype=torch.float32, device=device)
 
         def loss(chosen: Array) -> Tensor:

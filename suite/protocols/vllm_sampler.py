@@ -27,10 +27,10 @@ from ..generation import REMEDY, VLLM
 from ..places import cache_folder
 from ..spec import RunSpec
 from .generation import Sampler
-from .language_model import Tokenizer
 from .policy import PolicyTask
 from .rollouts import Charge
 from .sampling import Sampling
+from .tokens import Tokenizer
 
 KV_SHARE = 8
 """On a processor, keys and values have this part of the memory that the run's budget allows: an eighth."""

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from ...suite.bundle import BundleFolder
-from ...suite.protocols.language_model import CUT_OFF
 from ...suite.protocols.policy import Problems
 from ...suite.protocols.policy_grants import Attempts, Critique, Grants
+from ...suite.protocols.tokens import CUT_OFF
 from ...suite.registry import register_task
 from ...suite.seeds import rng
 from .addition_smol import MOST_SHOWN, POOL, TEST, AdditionSmol

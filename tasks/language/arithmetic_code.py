@@ -18,15 +18,15 @@ from torch import nn
 
 from ...suite.bundle import Array, Bundle, BundleFolder
 from ...suite.pretrain import load_weights, reproducible
-from ...suite.protocols import language_model
 from ...suite.protocols.generation import OwnSampler, generate
 from ...suite.protocols.interpreter import Interpreter
-from ...suite.protocols.language_model import CUT_OFF, CharTokenizer
 from ...suite.protocols.optimisation import Recipe, half_cosine
 from ...suite.protocols.policy import PolicyTask, Problems
 from ...suite.protocols.policy_grants import Code, Grants, Hints, Solutions, Verifier
 from ...suite.protocols.policy_measures import Measures
 from ...suite.protocols.sampling import Sampling
+from ...suite.protocols.sequences import join
+from ...suite.protocols.tokens import CUT_OFF, CharTokenizer
 from ...suite.registry import register_task
 from ...suite.sandbox import Limits
 from ...suite.seeds import rng
@@ -224,7 +224,7 @@ def train_base() -> nn.Module:
     task = ArithmeticTinyCode()
     shown = np.arange(DEMONSTRATIONS)
     public = all_problems()
-    sequences = language_model.join(task.tokenizer(), task.prompts(public, shown), responses_to(public, shown))
+    sequences = join(task.tokenizer(), task.prompts(public, shown), responses_to(public, shown))
     with reproducible(BASE_SEED):
         draw = rng(BASE_SEED, "arithmetic-tiny-code", "base")
         return train_epochs(task.model(), sequences, task.recipe, BASE_LR, BASE_EPOCHS, BASE_BATCH, draw)

@@ -20,15 +20,15 @@ from torch import nn
 
 from ...suite.bundle import Array, Bundle, BundleFolder
 from ...suite.pretrain import load_weights, reproducible
-from ...suite.protocols import language_model
 from ...suite.protocols.generation import OwnSampler, generate
-from ...suite.protocols.language_model import CUT_OFF, CharTokenizer
 from ...suite.protocols.optimisation import Recipe, half_cosine
 from ...suite.protocols.policy import PolicyTask, Problems
 from ...suite.protocols.policy_grants import Attempts, Critique, Grants, Hints, JudgePrompt, Shots, Solutions, Verifier
 from ...suite.protocols.policy_grants.shots import in_a_row
 from ...suite.protocols.policy_measures import Measures
 from ...suite.protocols.sampling import Sampling
+from ...suite.protocols.sequences import join
+from ...suite.protocols.tokens import CUT_OFF, CharTokenizer
 from ...suite.registry import register_task
 from ...suite.seeds import rng
 from .small_model import small_llama, train_epochs
@@ -237,7 +237,7 @@ def train_base() -> nn.Module:
     """The training that made the kept weights, on the demonstrations alone."""
     task = _ArithmeticTiny()
     terms = all_terms()[:DEMONSTRATIONS]
-    sequences = language_model.join(task.tokenizer(), prompts_of(terms), responses_to(terms))
+    sequences = join(task.tokenizer(), prompts_of(terms), responses_to(terms))
     with reproducible(BASE_SEED):
         draw = rng(BASE_SEED, "arithmetic-tiny", "base")
         return train_epochs(task.model(), sequences, task.recipe, BASE_LR, BASE_EPOCHS, BASE_BATCH, draw)

@@ -16,12 +16,12 @@ import numpy as np
 
 from ...suite.bundle import Array, Bundle, BundleFolder
 from ...suite.data import Data
-from ...suite.protocols.language_model import CUT_OFF
 from ...suite.protocols.optimisation import Recipe, half_cosine
 from ...suite.protocols.policy import Problems
 from ...suite.protocols.policy_grants import Grants, Hints, JudgePrompt, Shots, Solutions, Verifier
 from ...suite.protocols.policy_measures import Measures
 from ...suite.protocols.texts import pack, unpack
+from ...suite.protocols.tokens import CUT_OFF
 from ...suite.registry import register_task
 from ...suite.seeds import rng
 from .pretrained import PretrainedPolicy, split_by_seed

@@ -18,9 +18,9 @@ import numpy as np
 
 from ...suite.bundle import Array, Bundle
 from ...suite.data import Data
-from ...suite.protocols.language_model import CUT_OFF
 from ...suite.protocols.policy_grants import Code, Grants
 from ...suite.protocols.texts import pack, unpack
+from ...suite.protocols.tokens import CUT_OFF
 from ...suite.registry import register_task
 from ...suite.sandbox import Limits
 from .equations import value

@@ -19,13 +19,13 @@ from torch import nn
 
 from ...suite.bundle import Array, Bundle, BundleFolder
 from ...suite.pretrain import load_weights, reproducible
-from ...suite.protocols import language_model
 from ...suite.protocols.generation import OwnSampler, generate
-from ...suite.protocols.language_model import CharTokenizer
 from ...suite.protocols.optimisation import Recipe, half_cosine
 from ...suite.protocols.policy import PolicyTask, Problems
 from ...suite.protocols.policy_grants import Grants, References, Solutions, Verifier
 from ...suite.protocols.sampling import Sampling
+from ...suite.protocols.sequences import join
+from ...suite.protocols.tokens import CharTokenizer
 from ...suite.registry import register_task
 from ...suite.seeds import rng
 from .judge_smol import both_orders
@@ -252,7 +252,7 @@ def train_base() -> nn.Module:
             drawn = draw.choice(len(shown), BASE_BATCH // 4, replace=False).tolist()
             skill = _comparisons(task, BASE_BATCH * 3 // 8, draw)
             prompts, texts = (more + [part[at] for at in drawn] for more, part in zip(skill, known, strict=True))
-            sequences = language_model.join(task.tokenizer(), prompts, texts)
+            sequences = join(task.tokenizer(), prompts, texts)
             training.step(sequences, np.arange(len(sequences)))
     return model.eval()
 

@@ -21,7 +21,7 @@ from torch import nn
 from ...suite.errors import DataMissing, UsageError
 from ...suite.files import locked, sha256_file
 from ...suite.places import cache_folder
-from ...suite.protocols.language_model import CUT_OFF
+from ...suite.protocols.tokens import CUT_OFF
 
 if TYPE_CHECKING:
     from ...suite.bundle import Array

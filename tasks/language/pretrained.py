@@ -15,11 +15,12 @@ from ...suite.bundle import Array, Bundle
 from ...suite.data import Data
 from ...suite.errors import GateError
 from ...suite.places import data_folder
-from ...suite.protocols.language_model import join, response_logprobs
+from ...suite.protocols.language_model import response_logprobs
 from ...suite.protocols.optimisation import Recipe, half_cosine
 from ...suite.protocols.policy import PolicyTask
 from ...suite.protocols.policy_examples import Example
 from ...suite.protocols.policy_grants.shots import in_a_row
+from ...suite.protocols.sequences import join
 from ...suite.protocols.texts import pack, unpack
 from .models import (
     SubwordTokenizer,

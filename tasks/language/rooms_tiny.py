@@ -20,14 +20,14 @@ from torch import nn
 
 from ...suite.bundle import Array, Bundle, BundleFolder
 from ...suite.pretrain import load_weights, reproducible
-from ...suite.protocols import language_model
 from ...suite.protocols.generation import OwnSampler, generate
-from ...suite.protocols.language_model import CUT_OFF, CharTokenizer
 from ...suite.protocols.optimisation import Recipe, half_cosine
 from ...suite.protocols.policy import PolicyTask, Problems
 from ...suite.protocols.policy_grants import Critique, Environment, Grants, Shots, Solutions, Verifier
 from ...suite.protocols.policy_grants.shots import in_a_row
 from ...suite.protocols.sampling import Sampling
+from ...suite.protocols.sequences import join
+from ...suite.protocols.tokens import CUT_OFF, CharTokenizer
 from ...suite.registry import register_task
 from ...suite.seeds import rng
 from .small_model import small_llama, train_epochs
@@ -278,7 +278,7 @@ def train_base() -> nn.Module:
     task = RoomsTiny()
     worlds = all_worlds()[:DEMONSTRATIONS]
     observed = task.tokenizer().encode(list(ANSWERS))[0].ravel().tolist()
-    sequences = language_model.join(
+    sequences = join(
         task.tokenizer(), [f"{world.written()}=" for world in worlds], [episode(world) for world in worlds],
         observed=observed,
     )  # fmt: skip

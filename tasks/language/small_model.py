@@ -11,9 +11,10 @@ from torch import nn
 # Imported here, so that the server of forks has it before the first run: it takes seconds.
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ...suite.protocols import language_model
-from ...suite.protocols.language_model import CharTokenizer, Sequences
 from ...suite.protocols.optimisation import Recipe, half_cosine, make_optimizer
+from ...suite.protocols.policy_losses import sft_loss
+from ...suite.protocols.sequences import Sequences
+from ...suite.protocols.tokens import CharTokenizer
 
 
 def small_llama(symbols: int, positions: int = 64) -> nn.Module:
@@ -42,7 +43,7 @@ class BaseTraining:
             group["lr"] = self._lr * self._schedule((self._done + 0.5) / self._steps)
         logprobs = sequences.logprobs(self._model, chosen, torch.device("cpu"))
         tokens = torch.from_numpy(sequences.scored())[chosen]
-        loss = language_model.sft_loss(logprobs, tokens, torch.ones(len(chosen)))
+        loss = sft_loss(logprobs, tokens, torch.ones(len(chosen)))
         self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self._model.parameters(), self._recipe.max_norm)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from selfbench.suite import frozen, registry
 from selfbench.suite.bundle import Bundle, write_bundle
 from selfbench.suite.errors import BudgetExhausted
-from selfbench.suite.frozen import build_frozen, frozen_folders, prune
+from selfbench.suite.frozen import build_frozen, frozen_folders, prune, source_digest
 from selfbench.suite.meter import Meter
 from selfbench.suite.prepare import build
 from selfbench.suite.protocols.frozen_passes import FrozenCache, FrozenPasses, order_digest
@@ -180,3 +180,23 @@ def test_the_oldest_passes_leave_first(own_cache: None, monkeypatch: pytest.Monk
     monkeypatch.setattr(frozen, "limit_mb", lambda: 0.5 * size / 2**20)
     prune([paths[1]])
     assert paths[1].exists(), "what the runs at hand need stays"
+
+
+def test_a_digest_of_code_covers_all_that_is_imported_beside_it(tmp_path: Path) -> None:
+    first, second, third, other = (tmp_path / f"{name}.py" for name in ("first", "second", "third", "other"))
+    first.write_text("import os\nfrom ..far import thing\nfrom . import second\n")
+    second.write_text("def late():\n    from .third import value\n    from .first import late\n")
+    third.write_text("value = 1\n")
+    other.write_text("value = 1\n")
+
+    def digest() -> str:
+        source_digest.cache_clear()
+        return source_digest(first)
+
+    before = digest()
+    other.write_text("value = 2\n")
+    assert digest() == before
+    for file in (first, second, third):
+        file.write_text(file.read_text() + "more = 1\n")
+        assert digest() != before, file.name
+        before = digest()

@@ -174,7 +174,7 @@ def test_a_model_without_a_folder_is_refused() -> None:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from selfbench.suite.protocols.language_model import CharTokenizer
+    from selfbench.suite.protocols.tokens import CharTokenizer
     from selfbench.suite.protocols.vllm_sampler import VllmSampler
 
     config = LlamaConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)

@@ -9,9 +9,9 @@ from typing import ClassVar
 import pytest
 
 from selfbench.suite.protocols.interpreter import Interpreter
-from selfbench.suite.protocols.language_model import CUT_OFF
 from selfbench.suite.protocols.policy import PolicyTask
 from selfbench.suite.protocols.policy_grants import Code, Grants
+from selfbench.suite.protocols.tokens import CUT_OFF
 from selfbench.suite.sandbox import Limits, Sandbox, SandboxError
 
 

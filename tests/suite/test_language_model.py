@@ -11,9 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from selfbench.suite.protocols.generation import OwnSampler, generate
-from selfbench.suite.protocols.language_model import CUT_OFF, CharTokenizer, dpo_loss, join, response_logprobs, sft_loss
+from selfbench.suite.protocols.language_model import response_logprobs
+from selfbench.suite.protocols.policy_losses import dpo_loss, sft_loss
 from selfbench.suite.protocols.sampling import Sampling, choose
+from selfbench.suite.protocols.sequences import join
 from selfbench.suite.protocols.texts import pack, unpack
+from selfbench.suite.protocols.tokens import CUT_OFF, CharTokenizer
 
 TOKENIZER = CharTokenizer("\0\nabcde=")
 PROMPTS = ["a=", "bcd=", "ab=", "e=", "ccc="]

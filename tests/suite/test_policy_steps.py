@@ -10,9 +10,11 @@ import torch
 from torch import nn
 
 from selfbench.suite.protocols.generation import OwnSampler, generate
-from selfbench.suite.protocols.language_model import CUT_OFF, CharTokenizer, join, last_logits
+from selfbench.suite.protocols.language_model import last_logits
 from selfbench.suite.protocols.policy import PolicyTask
 from selfbench.suite.protocols.sampling import Sampling
+from selfbench.suite.protocols.sequences import join
+from selfbench.suite.protocols.tokens import CUT_OFF, CharTokenizer
 
 SYMBOLS = "\0\nabcde="
 TOKENIZER = CharTokenizer(SYMBOLS)

@@ -14,14 +14,10 @@ from torch import Tensor, nn
 
 from selfbench.suite.protocols import generation, language_model
 from selfbench.suite.protocols.generation import OwnSampler, generate
-from selfbench.suite.protocols.language_model import (
-    CharTokenizer,
-    fused_attention,
-    join,
-    likeliest,
-    response_logprobs,
-)
+from selfbench.suite.protocols.language_model import fused_attention, likeliest, response_logprobs
 from selfbench.suite.protocols.sampling import Sampling
+from selfbench.suite.protocols.sequences import Sequences, join
+from selfbench.suite.protocols.tokens import CharTokenizer
 
 SYMBOLS = "\0\nabcde="
 TOKENIZER = CharTokenizer(SYMBOLS)
@@ -56,7 +52,7 @@ class Counter:
         self.tokens += kwargs["input_ids"].numel()
 
 
-def gradients(model: nn.Module, sequences: language_model.Sequences) -> tuple[Tensor, list[Tensor]]:
+def gradients(model: nn.Module, sequences: Sequences) -> tuple[Tensor, list[Tensor]]:
     logprobs = sequences.logprobs(model, np.arange(len(sequences)), CPU)
     found = torch.autograd.grad((logprobs * torch.arange(1.0, 6.0)).sum(), list(model.parameters()))
     return logprobs.detach(), list(found)
@@ -65,7 +61,7 @@ def gradients(model: nn.Module, sequences: language_model.Sequences) -> tuple[Te
 def test_logprobs_and_their_gradient_are_those_of_whole_sequences(model: nn.Module, lean: bool) -> None:
     sequences = join(TOKENIZER, PROMPTS, RESPONSES)
     assert sequences.shared == (5 if lean else 0)
-    plain = language_model.Sequences(sequences.ids, sequences.starts, sequences.lengths)
+    plain = Sequences(sequences.ids, sequences.starts, sequences.lengths)
     ids, response = plain.batch(np.arange(5), CPU)
     logits = model(input_ids=ids[:, :-1], use_cache=False).logits.log_softmax(dim=2)
     expected = (logits.gather(2, ids[:, 1:, None])[:, :, 0] * response[:, 1:]).sum(dim=1)
@@ -197,9 +193,9 @@ def test_a_single_sequence_shares_nothing(model: nn.Module, lean: bool) -> None:
 
 def test_what_prompts_share_leaves_a_token_of_each() -> None:
     ids = np.tile(np.arange(40), (3, 1))
-    assert language_model._shared_beginning(ids, np.array([40, 30, 35])) == 29
-    assert language_model._shared_beginning(ids, np.array([40, 17, 35])) == 16
-    assert language_model._shared_beginning(ids, np.array([40, 16, 35])) == 0
+    assert language_model.shared_beginning(ids, np.array([40, 30, 35])) == 29
+    assert language_model.shared_beginning(ids, np.array([40, 17, 35])) == 16
+    assert language_model.shared_beginning(ids, np.array([40, 16, 35])) == 0
     ids[1, 20] = 0
-    assert language_model._shared_beginning(ids, np.array([40, 30, 35])) == 20
-    assert language_model._shared_beginning(ids[:1], np.array([40])) == 0
+    assert language_model.shared_beginning(ids, np.array([40, 30, 35])) == 20
+    assert language_model.shared_beginning(ids[:1], np.array([40])) == 0

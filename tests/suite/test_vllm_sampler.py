@@ -23,9 +23,11 @@ from selfbench.suite.errors import BudgetExhausted, MethodError
 from selfbench.suite.places import data_folder
 from selfbench.suite.prepare import build
 from selfbench.suite.protocols.generation import OwnSampler, generate
-from selfbench.suite.protocols.language_model import CUT_OFF, CharTokenizer, join, response_logprobs
+from selfbench.suite.protocols.language_model import response_logprobs
 from selfbench.suite.protocols.optimisation import make_optimizer
 from selfbench.suite.protocols.sampling import Sampling
+from selfbench.suite.protocols.sequences import join
+from selfbench.suite.protocols.tokens import CUT_OFF, CharTokenizer
 from selfbench.suite.protocols.vllm_sampler import VllmSampler
 from selfbench.suite.record import Record, decode
 from selfbench.suite.spec import Budget, MethodRef, RunSpec, TaskRef

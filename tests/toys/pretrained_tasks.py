@@ -8,9 +8,9 @@ from torch import nn
 
 from selfbench import Bundle, register_task
 from selfbench.suite.bundle import BundleFolder
-from selfbench.suite.protocols.language_model import CUT_OFF
 from selfbench.suite.protocols.policy import Problems
 from selfbench.suite.protocols.policy_grants import Grants
+from selfbench.suite.protocols.tokens import CUT_OFF
 from selfbench.tasks.language.addition_smol import AdditionSmol
 
 

@@ -23,7 +23,6 @@ from selfbench.suite.outcome import Outcome
 from selfbench.suite.policy_scorer import PolicyScorer
 from selfbench.suite.protocols import language_model
 from selfbench.suite.protocols.context import Context
-from selfbench.suite.protocols.language_model import CharTokenizer
 from selfbench.suite.protocols.optimisation import Recipe, half_cosine
 from selfbench.suite.protocols.policy import PolicyTask, Problems
 from selfbench.suite.protocols.policy_examples import Example, Pair
@@ -31,6 +30,8 @@ from selfbench.suite.protocols.policy_grants import Grants, Hints, Solutions, Ve
 from selfbench.suite.protocols.policy_loop import FirstPolicy, run_policy
 from selfbench.suite.protocols.policy_measures import Measures
 from selfbench.suite.protocols.policy_method import PolicyMethod
+from selfbench.suite.protocols.sequences import join
+from selfbench.suite.protocols.tokens import CharTokenizer
 from selfbench.suite.spec import Budget, MethodRef, RunSpec, TaskRef
 from selfbench.suite.wire import Wire
 
@@ -104,7 +105,7 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> BundleFolder:
     terms = np.random.default_rng(0).permutation([(a, b) for a in range(10) for b in range(10)])
     task = TinyPolicyTask()
     prompts, sums = task.prompts({"terms": terms}, np.arange(DEMONSTRATIONS)), terms.sum(axis=1)
-    sequences = language_model.join(task.tokenizer(), prompts, [str(total) for total in sums[:DEMONSTRATIONS]])
+    sequences = join(task.tokenizer(), prompts, [str(total) for total in sums[:DEMONSTRATIONS]])
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = task.model().train()

@@ -22,13 +22,13 @@ from selfbench.suite.errors import MethodError
 from selfbench.suite.metrics import Metric, metric_of
 from selfbench.suite.places import data_folder
 from selfbench.suite.protocols.first_policy import find_first, make_first
-from selfbench.suite.protocols.language_model import CUT_OFF
 from selfbench.suite.protocols.policy import Problems
 from selfbench.suite.protocols.policy_loop import FirstPolicy
 from selfbench.suite.protocols.policy_measures import Cloze, Forgetting, Measures
 from selfbench.suite.protocols.policy_method import PolicyMethod
 from selfbench.suite.protocols.policy_model import Policy
 from selfbench.suite.protocols.policy_view import PolicyView
+from selfbench.suite.protocols.tokens import CUT_OFF
 from selfbench.suite.registry import register_method
 from selfbench.suite.spec import Budget, MethodRef, RunSpec, TaskRef
 from selfbench.tasks.language.addition_smol import AdditionSmol

@@ -29,11 +29,11 @@ from selfbench.methods.self_rewarding.rest_em import ReSTEM
 from selfbench.methods.self_rewarding.sft import SFT
 from selfbench.suite.policy_scorer import PolicyScorer
 from selfbench.suite.protocols.first_policy import make_first
-from selfbench.suite.protocols.language_model import CUT_OFF
 from selfbench.suite.protocols.policy_examples import Example
 from selfbench.suite.protocols.policy_grants import Critique, Environment, Grants, Verifier
 from selfbench.suite.protocols.policy_method import PolicyMethod
 from selfbench.suite.protocols.texts import unpack
+from selfbench.suite.protocols.tokens import CUT_OFF
 from selfbench.suite.registry import register_method
 
 Play = Callable[..., Any]

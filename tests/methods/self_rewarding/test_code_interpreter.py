@@ -20,11 +20,12 @@ from selfbench.methods.self_rewarding.sft import SFT
 from selfbench.suite.bundle import Bundle, BundleFolder, write_bundle
 from selfbench.suite.errors import MethodError
 from selfbench.suite.protocols import language_model
-from selfbench.suite.protocols.language_model import CUT_OFF
 from selfbench.suite.protocols.policy import Problems
 from selfbench.suite.protocols.policy_examples import Example
 from selfbench.suite.protocols.policy_grants import Code, Grants
 from selfbench.suite.protocols.policy_method import PolicyMethod
+from selfbench.suite.protocols.sequences import join
+from selfbench.suite.protocols.tokens import CUT_OFF
 from selfbench.suite.registry import register_method
 from selfbench.suite.sandbox import Limits, Ran, Sandbox, SandboxError
 
@@ -85,7 +86,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> BundleFolder:
     task = add_code(TinyPolicyTask)()
     shown = np.arange(DEMONSTRATIONS)
     texts = [f"{a}+{b}?{a + b}=" for a, b in terms[shown].tolist()]
-    sequences = language_model.join(task.tokenizer(), task.prompts({"terms": terms}, shown), texts)
+    sequences = join(task.tokenizer(), task.prompts({"terms": terms}, shown), texts)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = task.model().train()

@@ -23,7 +23,6 @@ from selfbench.suite.needs import missing_needs
 from selfbench.suite.places import data_folder
 from selfbench.suite.prepare import build
 from selfbench.suite.protocols.generation import OwnSampler, generate
-from selfbench.suite.protocols.language_model import CUT_OFF
 from selfbench.suite.protocols.policy import PolicyTask, Problems
 from selfbench.suite.protocols.policy_evaluation import Evaluation
 from selfbench.suite.protocols.policy_examples import Example
@@ -35,6 +34,7 @@ from selfbench.suite.protocols.policy_model import Policy
 from selfbench.suite.protocols.policy_view import PolicyView
 from selfbench.suite.protocols.sampling import Sampling
 from selfbench.suite.protocols.texts import unpack
+from selfbench.suite.protocols.tokens import CUT_OFF
 from selfbench.suite.registry import register_method
 from selfbench.tasks.language.addition_smol import AdditionSmol
 from selfbench.tasks.language.rooms_tiny import ANSWERS, BACK, ROOMS, RoomsTiny

@@ -18,9 +18,9 @@ from selfbench.methods.self_rewarding.sft import SFT
 from selfbench.suite.bundle import Array, BundleFolder, write_bundle
 from selfbench.suite.data import Data
 from selfbench.suite.places import data_folder
-from selfbench.suite.protocols.language_model import CUT_OFF
 from selfbench.suite.protocols.policy import Problems
 from selfbench.suite.protocols.policy_method import PolicyMethod
+from selfbench.suite.protocols.tokens import CUT_OFF
 from selfbench.tasks.language.addition_gated import AdditionSmolGated
 
 Play = Callable[..., Any]

@@ -15,11 +15,12 @@ from torch.nn import functional as F
 from selfbench.methods.self_rewarding.em_annotator import EMAnnotator
 from selfbench.methods.self_rewarding.self_judge import SelfJudge, nearest
 from selfbench.methods.self_rewarding.sft import SFT
-from selfbench.suite.protocols import language_model
-from selfbench.suite.protocols.language_model import CUT_OFF, join
 from selfbench.suite.protocols.policy_examples import Example, Referenced
 from selfbench.suite.protocols.policy_grants import Grants, References
+from selfbench.suite.protocols.policy_losses import distillation_loss
 from selfbench.suite.protocols.policy_method import PolicyMethod
+from selfbench.suite.protocols.sequences import join
+from selfbench.suite.protocols.tokens import CUT_OFF
 from selfbench.suite.registry import register_method
 
 Play = Callable[..., Any]
@@ -139,7 +140,7 @@ def test_the_distillation_loss_is_that_of_a_slow_loop_with_its_gradients() -> No
     draw = torch.Generator().manual_seed(0)
     teacher, student = (torch.randn(5, 7, generator=draw, dtype=torch.float64).requires_grad_() for _ in range(2))
     tokens, inner = torch.tensor([3, 1, 6, 2, 1]), torch.tensor([True, False, True, True, False])
-    loss = language_model.distillation_loss(teacher, student, tokens, inner, 0.3, 2.0)
+    loss = distillation_loss(teacher, student, tokens, inner, 0.3, 2.0)
     expected = torch.zeros((), dtype=torch.float64)
     for row in range(5):
         p, q = teacher[row].softmax(0), student[row].softmax(0)

@@ -15,10 +15,10 @@ from selfbench.methods.common.responses import judged
 from selfbench.methods.self_rewarding.score import SCoRe
 from selfbench.methods.self_rewarding.sft import SFT
 from selfbench.suite.errors import MethodError
-from selfbench.suite.protocols.language_model import reinforce_loss
 from selfbench.suite.protocols.optimisation import make_optimizer
 from selfbench.suite.protocols.policy_examples import Example, Rollout
 from selfbench.suite.protocols.policy_grants import Attempts, Critique, Grants
+from selfbench.suite.protocols.policy_losses import reinforce_loss
 from selfbench.suite.protocols.policy_method import PolicyMethod
 from selfbench.suite.protocols.policy_model import Policy
 from selfbench.suite.protocols.policy_view import PolicyView

@@ -20,11 +20,11 @@ from selfbench.methods.self_rewarding.sft import SFT
 from selfbench.suite.bundle import BundleFolder, write_bundle
 from selfbench.suite.data import Data
 from selfbench.suite.places import data_folder
-from selfbench.suite.protocols.language_model import CUT_OFF
 from selfbench.suite.protocols.policy import PolicyTask, Problems
 from selfbench.suite.protocols.policy_examples import Example, Pair
 from selfbench.suite.protocols.policy_grants import Grants, JudgePrompt
 from selfbench.suite.protocols.policy_model import Policy
+from selfbench.suite.protocols.tokens import CUT_OFF
 from selfbench.tasks.language.addition_smol import AdditionSmol
 from selfbench.tasks.language.arithmetic_tiny import ArithmeticTiny
 from selfbench.tasks.language.multiple_choice import MultipleChoice

@@ -11,7 +11,8 @@ from selfbench.suite.bundle import BundleFolder
 from selfbench.suite.prepare import build
 from selfbench.suite.pretrain import load_weights
 from selfbench.suite.protocols.interpreter import Interpreter
-from selfbench.suite.protocols.language_model import CUT_OFF, join
+from selfbench.suite.protocols.sequences import join
+from selfbench.suite.protocols.tokens import CUT_OFF
 from selfbench.suite.sandbox import Sandbox, SandboxError
 from selfbench.tasks.language.arithmetic_code import (
     DEMONSTRATIONS,

@@ -10,7 +10,9 @@ from selfbench.suite import registry
 from selfbench.suite.bundle import BundleFolder
 from selfbench.suite.prepare import build
 from selfbench.suite.pretrain import load_weights
-from selfbench.suite.protocols.language_model import CUT_OFF, join, response_logprobs
+from selfbench.suite.protocols.language_model import response_logprobs
+from selfbench.suite.protocols.sequences import join
+from selfbench.suite.protocols.tokens import CUT_OFF
 from selfbench.tasks.language.arithmetic_tiny import (
     DEMONSTRATIONS,
     POOL,

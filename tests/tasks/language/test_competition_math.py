@@ -12,7 +12,7 @@ from selfbench.suite.bundle import write_bundle
 from selfbench.suite.data import Data
 from selfbench.suite.errors import DataMissing
 from selfbench.suite.places import data_folder
-from selfbench.suite.protocols.language_model import CUT_OFF
+from selfbench.suite.protocols.tokens import CUT_OFF
 from selfbench.tasks.language.competition_math import SUBJECTS, CompetitionMath, boxed, plain_form, read_problems
 
 

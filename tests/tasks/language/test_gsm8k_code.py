@@ -13,7 +13,7 @@ from selfbench.methods.self_rewarding.code_interpreter import CodeInterpreter
 from selfbench.suite.bundle import write_bundle
 from selfbench.suite.data import Data
 from selfbench.suite.protocols.interpreter import Interpreter
-from selfbench.suite.protocols.language_model import CUT_OFF
+from selfbench.suite.protocols.tokens import CUT_OFF
 from selfbench.suite.sandbox import Sandbox, SandboxError
 from selfbench.tasks.language.gsm8k_code import GSM8KCode, read_worked, worked
 

@@ -14,7 +14,8 @@ import torch
 from selfbench.suite.data import Data
 from selfbench.suite.errors import DataMissing, GateError, UsageError
 from selfbench.suite.places import data_folder
-from selfbench.suite.protocols.language_model import CUT_OFF, join
+from selfbench.suite.protocols.sequences import join
+from selfbench.suite.protocols.tokens import CUT_OFF
 from selfbench.tasks.language.addition_smol import AdditionSmol
 from selfbench.tasks.language.models import (
     SubwordTokenizer,

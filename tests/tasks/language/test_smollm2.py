@@ -16,10 +16,10 @@ from selfbench.suite.places import data_folder
 from selfbench.suite.prepare import build
 from selfbench.suite.protocols.context import Context, prepare_torch
 from selfbench.suite.protocols.first_policy import make_first
-from selfbench.suite.protocols.language_model import CUT_OFF
 from selfbench.suite.protocols.policy_examples import Example
 from selfbench.suite.protocols.policy_model import Policy
 from selfbench.suite.protocols.texts import unpack
+from selfbench.suite.protocols.tokens import CUT_OFF
 from selfbench.suite.spec import Budget, MethodRef, RunSpec, TaskRef
 from selfbench.suite.wire import Wire
 

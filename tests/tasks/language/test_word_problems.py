@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from selfbench.suite.protocols.language_model import CUT_OFF
+from selfbench.suite.protocols.tokens import CUT_OFF
 from selfbench.tasks.language.asdiv_smol import ASDivSmol, read_problems
 from selfbench.tasks.language.gsm8k import GSM8K, flexible_answer, plain_number, strict_answer
 from selfbench.tasks.language.gsm8k import read_problems as read_gsm8k
