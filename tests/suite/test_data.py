@@ -20,7 +20,8 @@ from typing import ClassVar
 
 import pytest
 
-from selfbench.suite.data import DESCRIPTIONS, Data
+from selfbench.suite.data import Data
+from selfbench.suite.data_sets import DESCRIPTIONS
 from selfbench.suite.errors import DataMissing, UsageError
 from selfbench.suite.files import locked
 from selfbench.suite.registry import PACKAGE
