@@ -12,7 +12,7 @@ import pytest
 from selfbench.suite import registry
 from selfbench.suite.frozen import frozen_folders
 from selfbench.suite.prepare import build
-from selfbench.suite.worker import _packages
+from selfbench.suite.report import packages_of
 from selfbench.tasks.language.gsm8k_code import GSM8KCode
 
 TASK = "arithmetic-tiny"
@@ -76,7 +76,7 @@ def test_a_record_of_a_policy(campaign) -> None:
 
 
 def test_packages_that_code_imports_stand_in_the_record() -> None:
-    found = _packages("policy", (), GSM8KCode().grants().code.packages)
+    found = packages_of("policy", (), GSM8KCode().grants().code.packages)
     assert found.keys() == {"numpy", "torch", "sympy", "transformers"}
     assert found["sympy"] == metadata.version("sympy")
 
