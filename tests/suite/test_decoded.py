@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from selfbench.suite import decoded, registry
+from selfbench.suite import decoded, registry, registry_source
 from selfbench.suite.bundle import Array, Bundle, BundleFolder, write_bundle
 from selfbench.suite.decoded import DecodedFolder, fill, folder_of, read_decoded, rows_of, rows_to_keep
 from selfbench.suite.decoded_option import Decoded
@@ -206,7 +206,7 @@ def test_a_malformed_registration_is_refused(tmp_path: Path, option: dict[str, o
         f"decoded={option!r})\nclass Wrong:\n    pass\n"
     )
     with pytest.raises(registry.RegistryError, match=r"decoded is .*a number"):
-        list(registry.read_file("task", file, None))
+        list(registry_source.read_file("task", file, None))
 
 
 def test_info_says_what_a_full_set_takes(cli: Callable[..., object]) -> None:

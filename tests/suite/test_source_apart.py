@@ -13,7 +13,8 @@ from selfbench.suite.data import Data
 from selfbench.suite.errors import DataMissing
 from selfbench.suite.plan import Need, needs
 from selfbench.suite.prepare import build, bundle_folder, data_sets, fetch_missing, source_folder
-from selfbench.suite.registry import RegistryError, read_file
+from selfbench.suite.registry import RegistryError
+from selfbench.suite.registry_source import read_file
 from selfbench.suite.suites import expand
 
 TASK = "digits-c-continual"

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from selfbench.methods.baselines.oracle_labels import OracleLabels
 from selfbench.methods.baselines.supervised import Supervised
-from selfbench.suite import registry
+from selfbench.suite import registry, registry_source
 from selfbench.suite.bundle import BundleFolder
 from selfbench.suite.errors import SelfbenchError
 from selfbench.suite.protocols.adaptation import AdaptationTask, Batch, LabeledBatch
@@ -219,4 +219,4 @@ def test_a_method_that_is_no_upper_bound_may_not_ask(tmp_path: Any) -> None:
         "class Thief(AdaptationMethod):\n    pass\n"
     )
     with pytest.raises(SelfbenchError, match="needs oracle-labels is of the family upper-bound"):
-        list(registry.read_file("method", file, None))
+        list(registry_source.read_file("method", file, None))
