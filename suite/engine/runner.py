@@ -103,10 +103,11 @@ def run(
     process has claimed are waited for. Raises `DiskError` when records cannot be written.
     """
     summary = Summary()
-    todo = list(specs) if replace else missing(specs, store)
+    # Looked at once: what another process writes from here on is a new record.
+    before = {spec.run_id: _standing(store, spec) for spec in specs}
+    todo = [spec for spec in specs if replace or not _ran(before[spec.run_id])]
     summary.skipped = len(specs) - len(todo)
     waiting = [_Turn(spec, spec.run_id) for spec in todo]
-    before = {turn.run_id: _standing(store, turn.spec) for turn in waiting}
     under_way: dict[int, _Turn] = {}
     code = code_state()
     try:

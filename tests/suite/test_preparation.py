@@ -207,3 +207,25 @@ def test_the_command_line_says_what_could_not_begin_and_what_to_type(cli, tmp_pa
     again = cli("run", *words, **cache)
     assert again.code == 0, again.err
     assert "2 runs well, 0 failed, 0 without a new record, 2 were there before" in again.err
+
+
+def test_what_another_process_writes_after_the_first_look_is_taken(
+    executor: LocalExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two campaigns on one folder: a run that ends between this one's looks at the folder is no loss."""
+    specs = specs_of("toy-stream", seeds=(0,))
+    elsewhere, store = Store(tmp_path / "elsewhere"), Store(tmp_path / "here")
+    assert campaign(specs, executor, elsewhere).all_well
+    read = Store.read
+
+    def late(self: Store, spec: RunSpec) -> Record | None:
+        found = read(self, spec)
+        store.path(spec).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(elsewhere.path(spec), store.path(spec))
+        return found
+
+    preparation = Preparation(specs, executor, store, lambda text: None)
+    monkeypatch.setattr(Store, "read", late)
+    summary = run(specs, store, executor, Silent(), preparation=preparation)
+    assert summary.all_well
+    assert summary.finished == [read(elsewhere, specs[0])]
