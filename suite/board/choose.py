@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ..store import Summary
+from ..index import Summary
 from ..suites import Settings, Suite, load_suite
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..store import Summary
+from ..index import Summary
 from .catalogue import Catalogue
 from .scores import TaskBoard, score_field
 from .table import fields_of

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ..store import Summary
+from ..index import Summary
 from .scores import UNGATED, TaskBoard
 from .suites import ProtocolBoard, SuiteBoard
 from .table import budget_text

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..index import Summary
 from ..metrics import metric_of
-from ..store import Summary
 from .catalogue import Catalogue
 from .intervals import Array, Interval, expanded_level
 from .rules import BOOTSTRAP_SEED, MIN_SEEDS, MIN_TASKS, RESAMPLES

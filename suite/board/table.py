@@ -11,9 +11,9 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from ..generation import NATIVE, TITLES
+from ..index import Summary
 from ..metrics import Metric, metric_of
 from ..spec import Budget, RunSpec, canonical
-from ..store import Summary
 from .catalogue import Catalogue
 from .intervals import Array
 

@@ -20,10 +20,10 @@ from ..board.formats import compact, slug
 from ..board.scores import Score, TaskBoard
 from ..board.suites import SuiteBoard
 from ..data_facts import sentences
+from ..index import Summary, read_bodies
 from ..metrics import metric_of
 from ..needs import NEEDS
 from ..registry import Entry
-from ..store import Summary, read_bodies
 from . import charts, details, references, tables
 from .environment import environment
 

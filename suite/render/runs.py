@@ -15,8 +15,8 @@ from pydantic_core import from_json
 from ..board.catalogue import Catalogue
 from ..board.formats import slug
 from ..board.table import Field
+from ..index import read_bodies
 from ..metrics import PROBE, metric_of
-from ..store import read_bodies
 from . import tables
 from .charts import run_chart
 from .environment import environment

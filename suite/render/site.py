@@ -20,8 +20,8 @@ from ..board.suites import score_suite
 from ..board.table import MISSING, OK, SuiteLike, fields_of
 from ..errors import UsageError
 from ..files import locked
+from ..index import Index, Summary
 from ..places import cache_folder
-from ..store import Index, Summary
 from .environment import SITE
 from .pages import Facts, Page, Pages, method_views, task_views
 from .runs import Job, RunPages, jobs_of

@@ -10,8 +10,8 @@ from markupsafe import Markup, escape
 
 from ..board import formats
 from ..board.table import OK
+from ..index import Summary
 from ..metrics import metric_of
-from ..store import Summary
 
 _COST: tuple[tuple[str, str, Callable[[float], str], bool], ...] = (
     ("Forward passes", "forward", formats.count, True),

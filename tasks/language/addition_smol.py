@@ -50,10 +50,10 @@ class AdditionSmol(PretrainedPolicy):
     """A prompt is the chat template around `What is 47 + 85?`, its worked response `132`.
 
     The 4,095 sums of two numbers from 10 to 99, of which a sum and its mirror image are one, are divided: 512 test
-    problems, the same for all seeds; of the others the seed draws 64 demonstrations, which are half of those of
-    `addition-smol-128`, and a pool of 512. A response counts when it is a number of two or three digits and nothing
-    else. The model as it was published answers none in this form: the first policy has been fine-tuned on the
-    demonstrations.
+    problems, the same for all seeds; of the others the seed draws a pool of 512 and the demonstrations, of which
+    `addition-smol-128` has 128 and all other tasks on these sums 64, the first half of them. A response counts when it
+    is a number of two or three digits and nothing else. The model as it was published answers none in this form: the
+    first policy has been fine-tuned on the demonstrations.
     """
 
     system: ClassVar[str] = "Answer with a number."

@@ -16,8 +16,9 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from selfbench.suite.board.ranking import compare
 from selfbench.suite.board.suites import score_suite
+from selfbench.suite.index import Index
 from selfbench.suite.render import build_site
-from selfbench.suite.store import Index, Store
+from selfbench.suite.store import Store
 
 sys.path.append(str(Path(__file__).parent))
 generated = importlib.import_module("generated_records")

@@ -23,8 +23,9 @@ from selfbench.suite.engine.preparation import prepare
 from selfbench.suite.engine.runner import run
 from selfbench.suite.errors import RecordError, UsageError
 from selfbench.suite.files import locked, write_atomic
+from selfbench.suite.index import read_bodies
 from selfbench.suite.record import Record
-from selfbench.suite.store import Store, read_bodies
+from selfbench.suite.store import Store
 from selfbench.suite.suites import expand
 
 RUNS = 5

@@ -10,7 +10,7 @@ import pytest
 from selfbench.suite.board.catalogue import Catalogue
 from selfbench.suite.board.scores import TaskBoard, score_field
 from selfbench.suite.board.table import fields_of
-from selfbench.suite.store import Summary
+from selfbench.suite.index import Summary
 
 MakeRun = Callable[..., Summary]
 MakeBoard = Callable[..., TaskBoard]
