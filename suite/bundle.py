@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
 import os
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .files import sha256_file, sync_folder, write_atomic
+from .source_files import imported_files
 from .spec import canonical
 
 if TYPE_CHECKING:
@@ -131,22 +131,12 @@ def source_key(file: Path, package: Path) -> str:
 
     What else it imports (protocols, files) moves no byte of a bundle.
     """
+    file, package = file.resolve(), package.resolve()
+
+    def counts(module: Path) -> bool:
+        return package / "tasks" in module.parents or module == package / "suite" / "pretrain.py"
+
     digest = hashlib.sha256()
-    for source in sorted(_sources(file.resolve(), package.resolve(), set())):
+    for source in sorted(imported_files(file, counts) if package in file.parents else {file}):
         digest.update(os.fsencode(source.name) + b"\0" + source.read_bytes())
     return digest.hexdigest()
-
-
-def _sources(file: Path, package: Path, seen: set[Path]) -> set[Path]:
-    seen.add(file)
-    if package not in file.parents:
-        return seen
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            folder = file.parents[node.level - 1].joinpath(*(node.module or "").split("."))
-            names = (f"{item.name}.py" for item in node.names)
-            for module in (folder.with_suffix(".py"), folder / "__init__.py", *(folder / name for name in names)):
-                counts = package / "tasks" in module.parents or module == package / "suite" / "pretrain.py"
-                if counts and module not in seen and module.is_file():
-                    _sources(module, package, seen)
-    return seen

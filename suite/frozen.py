@@ -8,7 +8,6 @@ the weights of the first policy, and its responses to the test problems.
 
 from __future__ import annotations
 
-import ast
 import functools
 import hashlib
 import os
@@ -24,6 +23,7 @@ from .files import locked
 from .generation import NATIVE, installed
 from .places import cache_folder
 from .prepare import bundle_folder, is_whole
+from .source_files import imported_files
 from .spec import RunSpec, canonical
 
 if TYPE_CHECKING:
@@ -64,15 +64,7 @@ def frozen_folders(spec: RunSpec) -> dict[str, BundleFolder]:
 @functools.cache
 def source_digest(file: Path) -> str:
     """The digest of a file of code and of all that it imports from its folder, directly or by way of others."""
-    files, due = set[Path](), [file.stem]
-    while due:
-        one = file.with_name(f"{due.pop()}.py")
-        if one in files or not one.is_file():
-            continue
-        files.add(one)
-        for node in ast.walk(ast.parse(one.read_bytes())):
-            if isinstance(node, ast.ImportFrom) and node.level == 1:
-                due += [node.module] if node.module else [item.name for item in node.names]
+    files = imported_files(file, lambda module: module.parent == file.parent)
     return hashlib.sha256(b"".join(one.read_bytes() for one in sorted(files))).hexdigest()
 
 
