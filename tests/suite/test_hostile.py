@@ -94,7 +94,10 @@ def test_children_do_not_survive(campaign) -> None:
 
 
 def _is_marked(process: psutil.Process) -> bool:
-    return "selfbench-test-child" in (process.info["cmdline"] or []) and process.status() != psutil.STATUS_ZOMBIE
+    try:
+        return "selfbench-test-child" in (process.info["cmdline"] or []) and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_a_used_up_budget_ends_cleanly_with_the_last_predictor(campaign) -> None:

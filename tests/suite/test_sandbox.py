@@ -55,12 +55,19 @@ def family(pid: int) -> set[int]:
     return {child.pid for child in psutil.Process(pid).children(recursive=True)}
 
 
+def alive(pid: int) -> bool:
+    """Whether the process runs; it may end between any two questions about it."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def vanish(pids: set[int], seconds: float = 20.0) -> bool:
     """Whether none of the processes is left within some time."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        left = [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]
-        if not left:
+        if not any(map(alive, pids)):
             return True
         time.sleep(0.02)
     return False
