@@ -182,6 +182,7 @@ def add_adapters(model: nn.Module, rank: int, scale: float, seed: int, targets: 
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
+        from peft.tuners.lora import LoraLayer
     except ImportError:
         raise UsageError(f"Adapters are those of the package peft: type `{EXTRA}`.") from None
     config = LoraConfig(
@@ -190,6 +191,10 @@ def add_adapters(model: nn.Module, rank: int, scale: float, seed: int, targets: 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         inject_adapter_in_model(config, model)
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            # Autocast would undo peft's own cast to the adapters' float32, without a trace but its time.
+            module.cast_input_dtype_enabled = False
 
 
 def adapters(model: nn.Module) -> dict[str, torch.Tensor]:

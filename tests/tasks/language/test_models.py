@@ -120,6 +120,33 @@ def test_an_adapter_adds_its_scaled_product(tiny_hub_model: Path) -> None:
     assert torch.allclose(layer(x), expected, atol=1e-6)
 
 
+def test_casts_that_autocast_would_undo_are_left_out(tiny_hub_model: Path) -> None:
+    layers = pytest.importorskip("peft.tuners.lora")
+    model = load_model(tiny_hub_model)
+    add_adapters(model, rank=4, scale=2.0, seed=0)
+    set_precision(model, "bf16")
+    draw = torch.Generator().manual_seed(0)
+    for name, value in model.named_parameters():
+        if "lora_B" in name:
+            value.data.copy_(torch.randn(value.shape, generator=draw))
+
+    def step() -> tuple[int, list[torch.Tensor]]:
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16), torch.profiler.profile() as profile:
+            model(input_ids=torch.arange(12)[None]).logits.float().square().mean().backward()
+        casts = sum(event.count for event in profile.key_averages() if event.key == "aten::_to_copy")
+        return casts, [value.grad.clone() for value in model.parameters() if value.requires_grad]
+
+    casts, gradients = step()
+    adapted = [module for module in model.modules() if isinstance(module, layers.LoraLayer)]
+    for layer in adapted:
+        layer.cast_input_dtype_enabled = True
+    more, same = step()
+    # There and back, in the forward and in the backward pass.
+    assert more - casts >= 2 * len(adapted) == 16
+    assert all(torch.equal(one, other) for one, other in zip(gradients, same, strict=True))
+
+
 @pytest.mark.parametrize(("precision", "frozen"), [("bf16", torch.bfloat16), ("fp32", torch.float32)])
 def test_only_what_is_not_trained_is_held_in_the_runs_precision(
     tiny_hub_model: Path, precision: str, frozen: torch.dtype
