@@ -22,7 +22,7 @@ from .bundle import Array, BundleFolder
 from .command import repeat_command
 from .errors import UsageError
 from .files import write_atomic
-from .prepare import build
+from .prepare.bundles import build
 from .protocols.adaptation import EVALUATED, AdaptationTask
 from .record import Record
 from .registry import Entry

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from . import registry
-from .decoded import decoded_folder, rows_to_keep
-from .decoded_option import declared, limit_bytes
 from .errors import RecordError
 from .files import locked
-from .prepare import bundle_folder, data_sets, source_folders
+from .prepare.bundles import bundle_folder, data_sets, source_folders
+from .prepare.decoded import decoded_folder, rows_to_keep
+from .prepare.decoded_option import declared, limit_bytes
 from .spec import RunSpec
 from .store import Store
 

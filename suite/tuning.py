@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .entry import Hyper
 from .errors import UsageError, did_you_mean
 from .metrics import METRICS
 from .record import Record
 from .registry import Entry, RegistryError
+from .registry.entry import Hyper
 from .seeds import rng
 from .selection import RULES, Rule, chosen_point
 from .spec import RunSpec

@@ -26,11 +26,11 @@ from .bundle import BundleFolder
 from .errors import MethodError, RecordError, SelfbenchError
 from .files import locked
 from .job import BUSY, IO_ERROR, Job
-from .method_process import method_process
 from .processes import adopt_orphans, group_memory_mb, kill_descendants, kill_group
 from .record import Record, Status
-from .report import MORE, Result, Tally, make_record, status_and_reason
-from .scorer import Scorer, make_scorer
+from .run.method_process import method_process
+from .run.report import MORE, Result, Tally, make_record, status_and_reason
+from .run.scorer import Scorer, make_scorer
 from .spec import RunSpec
 from .store import Store
 from .wire import Message, Wire

@@ -136,7 +136,7 @@ def _wanted(names: list[str] | None, suite: str | None) -> list[str]:
     wanted = list(names or [])
     if suite:
         from .. import registry
-        from ..prepare import data_sets
+        from ..prepare.bundles import data_sets
         from ..suites import load_suite
 
         runs = dict.fromkeys((spec.task.name, spec.method.name) for spec in load_suite(suite).specs)

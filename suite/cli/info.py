@@ -44,7 +44,7 @@ def _describe(entry: Any) -> dict[str, Any]:
     if apart := data.pop("source", None):
         data["data of its source"] = apart["data"]
     if wanted := data.pop("decoded", None):
-        from ..decoded_option import Decoded, limit_bytes
+        from ..prepare.decoded_option import Decoded, limit_bytes
 
         kept = Decoded(**wanted)
         data["decoded pictures"] = {

@@ -159,7 +159,7 @@ def _call(call: str, argument: Path) -> int:
         from ..worker import main as run
 
         return run(Job.read(argument))
-    from ..builder import main as prepare
+    from ..prepare.builder import main as prepare
 
     return prepare(argument)
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from .. import registry
-from ..builder import DECODED, write_request
-from ..decoded import decoded_folder, rows_to_keep, used
 from ..errors import SelfbenchError
-from ..frozen import frozen_folders, prune
-from ..prepare import bundle_folder, data_of, is_whole, missing_data, source_folders
+from ..prepare.builder import DECODED, write_request
+from ..prepare.bundles import bundle_folder, data_of, is_whole, missing_data, source_folders
+from ..prepare.decoded import decoded_folder, rows_to_keep, used
+from ..prepare.frozen import frozen_folders, prune
 from ..record import Status
 from ..spec import RunSpec
 from ..store import Store

@@ -11,11 +11,11 @@ from typing import Any, Protocol
 
 from .. import registry
 from ..command import repeat_command
-from ..decoded import decoded_folder
 from ..errors import RecordError, SelfbenchError
-from ..frozen import frozen_folders
 from ..job import BUSY, IO_ERROR, Job
-from ..prepare import bundle_folder, source_folders
+from ..prepare.bundles import bundle_folder, source_folders
+from ..prepare.decoded import decoded_folder
+from ..prepare.frozen import frozen_folders
 from ..record import Record
 from ..spec import RunSpec
 from ..store import Store

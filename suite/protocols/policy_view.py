@@ -183,7 +183,7 @@ class PolicyView:
         `judge(prompts, first, second)` gives a number a prompt: above 0 where the first response is held to be the
         better one, below 0 where the second one is. It is asked, in both orders, about responses of `policy` to
         labelled problems of the harness, of which one is right and one is wrong, and must beat a heuristic of length
-        and position (`suite/gate.py`). May be asked once a round. What it takes is counted, the labels once a run.
+        and position (`suite/run/gate.py`). May be asked once a round. What it takes is counted, the labels once a run.
         """
         if not self._probe:
             return True

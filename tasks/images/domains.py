@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ...suite.bundle import Array, Bundle, BundleFolder
-from ...suite.decoded import rows_of
 from ...suite.errors import DataMissing
+from ...suite.prepare.decoded import rows_of
 from ...suite.protocols.adaptation import AdaptationTask, Recipe, Split
 from ...suite.protocols.optimisation import constant
 from ...suite.scoring import Scores, score_classification

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ...suite.bundle import Array, Bundle
 from ...suite.data import Data
-from ...suite.decoded import rows_of
 from ...suite.places import data_folder
+from ...suite.prepare.decoded import rows_of
 from ..streams.layouts.decode import decode_file
 from .augmentations import fixmatch_augment, flip
 from .tables import check_files

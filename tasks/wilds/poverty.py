@@ -18,9 +18,9 @@ from torch.nn import functional as F
 
 from ...suite.bundle import Array, Bundle, BundleFolder
 from ...suite.data import Data
-from ...suite.decoded import rows_of
 from ...suite.errors import DataMissing, MethodError
 from ...suite.places import data_folder
+from ...suite.prepare.decoded import rows_of
 from ...suite.protocols.adaptation import Recipe, Split
 from ...suite.protocols.optimisation import steps
 from ...suite.registry import register_task

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from selfbench.suite import registry
-from selfbench.suite.prepare import bundle_folder
+from selfbench.suite.prepare.bundles import bundle_folder
 from selfbench.suite.protocols.stream import Source
 from selfbench.suite.spec import RunSpec
 from selfbench.suite.suites import expand

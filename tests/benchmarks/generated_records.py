@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 
 from selfbench.suite.board.catalogue import Catalogue
-from selfbench.suite.entry import Hyper
 from selfbench.suite.record import Cost, Point, Provenance, Record, encode
 from selfbench.suite.registry import Entry
+from selfbench.suite.registry.entry import Hyper
 from selfbench.suite.spec import Budget, MethodRef, RunSpec, TaskRef
 
 SEEDS = (0, 1, 2, 3, 4)

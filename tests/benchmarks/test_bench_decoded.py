@@ -21,9 +21,9 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from selfbench.suite.bundle import BundleFolder, write_bundle
 from selfbench.suite.data import Data
-from selfbench.suite.decoded import DecodedFolder, fill, read_decoded
-from selfbench.suite.decoded_option import Decoded
 from selfbench.suite.places import data_folder
+from selfbench.suite.prepare.decoded import DecodedFolder, fill, read_decoded
+from selfbench.suite.prepare.decoded_option import Decoded
 from selfbench.tasks.images.pacs import PacsToPhoto
 from selfbench.tasks.streams.layouts.parquet import read_parquet
 

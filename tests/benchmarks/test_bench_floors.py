@@ -22,7 +22,7 @@ from selfbench.suite.bundle import BundleFolder
 from selfbench.suite.data import Data
 from selfbench.suite.meter import Meter
 from selfbench.suite.places import data_folder
-from selfbench.suite.prepare import build
+from selfbench.suite.prepare.bundles import build
 from selfbench.suite.protocols.stream_loop import make_source
 from selfbench.suite.spec import Budget
 from selfbench.suite.suites import misfit

@@ -20,7 +20,7 @@ from selfbench.suite.data import Data
 from selfbench.suite.meter import Meter
 from selfbench.suite.native import native_precision
 from selfbench.suite.places import data_folder
-from selfbench.suite.prepare import build
+from selfbench.suite.prepare.bundles import build
 from selfbench.suite.protocols.context import Context, autocast, prepare_torch
 from selfbench.suite.protocols.policy_examples import Pair
 from selfbench.suite.protocols.policy_model import Policy

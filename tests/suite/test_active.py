@@ -29,12 +29,12 @@ from selfbench.suite.bundle import BundleFolder
 from selfbench.suite.errors import BudgetExhausted, MethodError
 from selfbench.suite.meter import Counts, Meter
 from selfbench.suite.needs import ORACLE
-from selfbench.suite.prepare import build
+from selfbench.suite.prepare.bundles import build
 from selfbench.suite.protocols.active import ActiveTask, learning_curve_area
 from selfbench.suite.protocols.active_loop import RoundView, extended, run_active
 from selfbench.suite.protocols.adaptation_loop import run_adaptation
 from selfbench.suite.protocols.context import Context
-from selfbench.suite.scorer import ActiveScorer, Outcome, make_scorer
+from selfbench.suite.run.scorer import ActiveScorer, Outcome, make_scorer
 from selfbench.suite.spec import Budget, MethodRef, RunSpec, TaskRef
 from selfbench.suite.suites import misfit
 from selfbench.suite.wire import Wire
@@ -455,7 +455,7 @@ class WatchedOracle(OracleLabels):
 @pytest.fixture
 def upper_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     """The scorer takes the method that is played for one that has declared `oracle-labels`."""
-    monkeypatch.setattr("selfbench.suite.scorer._granted", lambda spec, need: need == ORACLE)
+    monkeypatch.setattr("selfbench.suite.run.scorer._granted", lambda spec, need: need == ORACLE)
 
 
 @pytest.mark.usefixtures("upper_bound")

@@ -19,7 +19,7 @@ from selfbench.suite.board.scores import score_field
 from selfbench.suite.board.table import fields_of
 from selfbench.suite.command import repeat_command
 from selfbench.suite.errors import UsageError
-from selfbench.suite.frozen import frozen_folders
+from selfbench.suite.prepare.frozen import frozen_folders
 from selfbench.suite.record import Record, decode, encode
 from selfbench.suite.render import build_site
 from selfbench.suite.spec import RunSpec

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from selfbench.suite import registry
-from selfbench.suite.prepare import bundle_folder
+from selfbench.suite.prepare.bundles import bundle_folder
 
 SHORT = {"wall_seconds": 4}
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from selfbench.suite import registry
-from selfbench.suite.frozen import frozen_folders
-from selfbench.suite.prepare import build
-from selfbench.suite.report import packages_of
+from selfbench.suite.prepare.bundles import build
+from selfbench.suite.prepare.frozen import frozen_folders
+from selfbench.suite.run.report import packages_of
 from selfbench.tasks.language.gsm8k_code import GSM8KCode
 
 TASK = "arithmetic-tiny"

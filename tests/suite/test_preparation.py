@@ -14,7 +14,7 @@ from selfbench.suite.engine.preparation import Preparation
 from selfbench.suite.engine.runner import Summary, missing, run
 from selfbench.suite.places import cache_folder
 from selfbench.suite.plan import states
-from selfbench.suite.prepare import bundle_folder
+from selfbench.suite.prepare.bundles import bundle_folder
 from selfbench.suite.record import Record
 from selfbench.suite.spec import RunSpec
 from selfbench.suite.store import Store

@@ -22,7 +22,7 @@ from selfbench.suite.engine.preparation import prepare
 from selfbench.suite.engine.runner import run
 from selfbench.suite.errors import MethodError
 from selfbench.suite.meter import Counts, Meter
-from selfbench.suite.prepare import build
+from selfbench.suite.prepare.bundles import build
 from selfbench.suite.protocols.adaptation_loop import run_adaptation
 from selfbench.suite.protocols.adaptation_view import View
 from selfbench.suite.protocols.context import Context
@@ -30,7 +30,7 @@ from selfbench.suite.protocols.stream import even_cuts
 from selfbench.suite.protocols.stream_loop import run_stream
 from selfbench.suite.record import Record
 from selfbench.suite.registry import PACKAGE
-from selfbench.suite.scorer import Outcome, make_scorer
+from selfbench.suite.run.scorer import Outcome, make_scorer
 from selfbench.suite.scoring import score_classification
 from selfbench.suite.spec import Budget, MethodRef, RunSpec, TaskRef
 from selfbench.suite.store import Store

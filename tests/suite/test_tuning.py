@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from selfbench.suite import registry, tuning
-from selfbench.suite.entry import Hyper
 from selfbench.suite.errors import UsageError
 from selfbench.suite.record import Record
 from selfbench.suite.registry import RegistryError
+from selfbench.suite.registry.entry import Hyper
 from selfbench.suite.suites import load_suite
 
 METHODS = ["fixmatch", "mean-teacher", "pseudo-label", "supervised"]

@@ -21,7 +21,7 @@ from selfbench.suite import registry
 from selfbench.suite.data import Data
 from selfbench.suite.errors import BudgetExhausted, MethodError
 from selfbench.suite.places import data_folder
-from selfbench.suite.prepare import build
+from selfbench.suite.prepare.bundles import build
 from selfbench.suite.protocols.generation import OwnSampler, generate
 from selfbench.suite.protocols.language_model import response_logprobs
 from selfbench.suite.protocols.optimisation import make_optimizer

@@ -19,7 +19,7 @@ from selfbench.suite.protocols.adaptation_loop import run_adaptation
 from selfbench.suite.protocols.context import Context
 from selfbench.suite.protocols.stream import StreamTask
 from selfbench.suite.protocols.stream_loop import run_stream
-from selfbench.suite.scorer import Outcome, make_scorer
+from selfbench.suite.run.scorer import Outcome, make_scorer
 from selfbench.suite.spec import Budget, MethodRef, RunSpec, TaskRef
 from selfbench.suite.wire import Wire
 from selfbench.tasks.images.digits_semi import DigitsSemi

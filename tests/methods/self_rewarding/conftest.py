@@ -19,8 +19,6 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from selfbench.suite.bundle import Bundle, BundleFolder, write_bundle
 from selfbench.suite.meter import Counts, Meter
-from selfbench.suite.outcome import Outcome
-from selfbench.suite.policy_scorer import PolicyScorer
 from selfbench.suite.protocols import language_model
 from selfbench.suite.protocols.context import Context
 from selfbench.suite.protocols.optimisation import Recipe, half_cosine
@@ -32,6 +30,8 @@ from selfbench.suite.protocols.policy_measures import Measures
 from selfbench.suite.protocols.policy_method import PolicyMethod
 from selfbench.suite.protocols.sequences import join
 from selfbench.suite.protocols.tokens import CharTokenizer
+from selfbench.suite.run.outcome import Outcome
+from selfbench.suite.run.policy_scorer import PolicyScorer
 from selfbench.suite.spec import Budget, MethodRef, RunSpec, TaskRef
 from selfbench.suite.wire import Wire
 

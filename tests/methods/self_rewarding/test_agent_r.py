@@ -27,7 +27,6 @@ from selfbench.methods.self_rewarding.agent_r import (
 )
 from selfbench.methods.self_rewarding.rest_em import ReSTEM
 from selfbench.methods.self_rewarding.sft import SFT
-from selfbench.suite.policy_scorer import PolicyScorer
 from selfbench.suite.protocols.first_policy import make_first
 from selfbench.suite.protocols.policy_examples import Example
 from selfbench.suite.protocols.policy_grants import Critique, Environment, Grants, Verifier
@@ -35,6 +34,7 @@ from selfbench.suite.protocols.policy_method import PolicyMethod
 from selfbench.suite.protocols.texts import unpack
 from selfbench.suite.protocols.tokens import CUT_OFF
 from selfbench.suite.registry import register_method
+from selfbench.suite.run.policy_scorer import PolicyScorer
 
 Play = Callable[..., Any]
 LIMIT = 5

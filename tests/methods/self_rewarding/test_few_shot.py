@@ -21,7 +21,7 @@ from selfbench.suite.data import Data
 from selfbench.suite.errors import MethodError
 from selfbench.suite.needs import missing_needs
 from selfbench.suite.places import data_folder
-from selfbench.suite.prepare import build
+from selfbench.suite.prepare.bundles import build
 from selfbench.suite.protocols.generation import OwnSampler, generate
 from selfbench.suite.protocols.policy import PolicyTask, Problems
 from selfbench.suite.protocols.policy_evaluation import Evaluation

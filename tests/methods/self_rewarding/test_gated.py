@@ -104,13 +104,13 @@ def test_methods_without_a_judge_are_as_they_are_without_a_gate(play: Play, gate
 def test_shut_gates_leave_the_policy_as_it_is(
     play: Play, gated: Any, monkeypatch: pytest.MonkeyPatch, make: type
 ) -> None:
-    monkeypatch.setattr("selfbench.suite.gate.SIGNIFICANCE", -1.0)
+    monkeypatch.setattr("selfbench.suite.run.gate.SIGNIFICANCE", -1.0)
     played = play(make(sft_epochs=1), task=gated, folder="shut")
     values = [point.values for point in played.outcome.curve]
     assert [value["gate_open"] for value in values[2:]] == [0.0] * 2
     assert values[1]["accuracy"] == values[2]["accuracy"] == values[3]["accuracy"]
     assert all(value["labels"] == 0 for value in values[2:])
-    monkeypatch.setattr("selfbench.suite.gate.SIGNIFICANCE", 2.0)
+    monkeypatch.setattr("selfbench.suite.run.gate.SIGNIFICANCE", 2.0)
     opened = play(make(sft_epochs=1), task=gated, folder="open").outcome.curve[-1].values
     assert opened["gate_open"] == 1.0
     assert opened["labels"] > 0
@@ -121,7 +121,7 @@ def test_shut_gates_leave_the_policy_as_it_is(
 def test_gated_runs_that_are_killed_go_on(
     play: Play, gated: Any, monkeypatch: pytest.MonkeyPatch, make: type, level: float
 ) -> None:
-    monkeypatch.setattr("selfbench.suite.gate.SIGNIFICANCE", level)
+    monkeypatch.setattr("selfbench.suite.run.gate.SIGNIFICANCE", level)
     task = add_words(type(gated))()
     whole = play(make(), task=task, folder="whole")
     for stop in (1, 2):
@@ -135,7 +135,7 @@ def test_self_trains_on_skills_alone_where_the_gate_is_shut(
     play: Play, gated: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = add_words(type(gated))()
-    monkeypatch.setattr("selfbench.suite.gate.SIGNIFICANCE", -1.0)
+    monkeypatch.setattr("selfbench.suite.run.gate.SIGNIFICANCE", -1.0)
     shut = play(SELF(), task=task, folder="shut").outcome.curve
     assert all(point.values["labels"] == 0 for point in shut)
     assert shut[2].values["gate_pairs"] > 0

@@ -74,7 +74,7 @@ def bundle(tiny_hub_model: Path, tmp_path: Path) -> BundleFolder:
 def test_every_judge_is_asked_at_the_gate(
     play: Play, bundle: BundleFolder, monkeypatch: pytest.MonkeyPatch, method: PolicyMethod, level: float, opens: float
 ) -> None:
-    monkeypatch.setattr("selfbench.suite.gate.SIGNIFICANCE", level)
+    monkeypatch.setattr("selfbench.suite.run.gate.SIGNIFICANCE", level)
     whole = play(method, task=Small(), bundle=bundle, folder="whole")
     first, second, third = [point.values for point in whole.outcome.curve]
     assert "gate_open" not in first

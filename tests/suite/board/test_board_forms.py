@@ -15,9 +15,9 @@ from selfbench.suite.board.export import board_data, board_rows, boards_csv, csv
 from selfbench.suite.board.scores import score_field
 from selfbench.suite.board.table import fields_of
 from selfbench.suite.board.text import task_text
-from selfbench.suite.entry import Hyper
 from selfbench.suite.metrics import METRICS
 from selfbench.suite.registry import Entry
+from selfbench.suite.registry.entry import Hyper
 
 ERROR, NLL = METRICS["error"], METRICS["nll"]
 

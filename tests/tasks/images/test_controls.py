@@ -18,10 +18,11 @@ from torch.nn import functional as F
 
 from selfbench.methods.baselines.oracle_labels import OracleLabels
 from selfbench.methods.baselines.supervised import Supervised
-from selfbench.suite import registry, registry_source
+from selfbench.suite import registry
 from selfbench.suite.bundle import BundleFolder
 from selfbench.suite.errors import SelfbenchError
 from selfbench.suite.protocols.adaptation import AdaptationTask, Batch, LabeledBatch
+from selfbench.suite.registry import source as registry_source
 from selfbench.tasks.digits import convolution
 from selfbench.tasks.images.digits_semi import DigitsSemi
 

@@ -18,11 +18,12 @@ from torch import nn
 
 from selfbench.methods.alignment.dann import Dann
 from selfbench.methods.baselines.supervised import Supervised
-from selfbench.suite import decoded, registry
+from selfbench.suite import registry
 from selfbench.suite.bundle import BundleFolder, write_bundle
 from selfbench.suite.data import Data
-from selfbench.suite.decoded_option import Decoded
 from selfbench.suite.errors import DataMissing
+from selfbench.suite.prepare import decoded
+from selfbench.suite.prepare.decoded_option import Decoded
 from selfbench.suite.protocols.adaptation import EVALUATED
 from selfbench.suite.suites import misfit
 from selfbench.tasks.images import domainnet, office_home, pacs, vlcs

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from selfbench.suite import registry
 from selfbench.suite.bundle import Bundle, BundleFolder, write_bundle
 from selfbench.suite.data import Data
-from selfbench.suite.data_sets import DESCRIPTIONS
+from selfbench.suite.data.sets import DESCRIPTIONS
 from selfbench.suite.errors import DataMissing
 from selfbench.suite.places import data_folder
 from selfbench.tasks.digits import read_digits

@@ -8,7 +8,7 @@ import torch
 
 from selfbench.suite import registry
 from selfbench.suite.bundle import BundleFolder
-from selfbench.suite.prepare import build
+from selfbench.suite.prepare.bundles import build
 from selfbench.suite.pretrain import load_weights
 from selfbench.suite.protocols.language_model import response_logprobs
 from selfbench.suite.protocols.sequences import join

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from selfbench.suite import prepare, registry
+from selfbench.suite import registry
 from selfbench.suite.bundle import BundleFolder, write_bundle
 from selfbench.suite.data import Data
+from selfbench.suite.prepare import bundles as prepare
 from selfbench.suite.protocols.texts import pack
 from selfbench.tasks.language.judge_smol import POOL, SHOWN, TEST, JudgeSmol, both_orders
 

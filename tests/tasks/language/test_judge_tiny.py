@@ -8,7 +8,7 @@ import scipy.stats
 
 from selfbench.suite import registry
 from selfbench.suite.bundle import BundleFolder
-from selfbench.suite.prepare import build
+from selfbench.suite.prepare.bundles import build
 from selfbench.suite.pretrain import load_weights
 from selfbench.suite.protocols.sequences import join
 from selfbench.suite.protocols.tokens import CUT_OFF

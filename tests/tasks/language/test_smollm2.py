@@ -13,7 +13,7 @@ from selfbench.suite import registry
 from selfbench.suite.data import Data
 from selfbench.suite.meter import Meter
 from selfbench.suite.places import data_folder
-from selfbench.suite.prepare import build
+from selfbench.suite.prepare.bundles import build
 from selfbench.suite.protocols.context import Context, prepare_torch
 from selfbench.suite.protocols.first_policy import make_first
 from selfbench.suite.protocols.policy_examples import Example

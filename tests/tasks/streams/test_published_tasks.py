@@ -23,9 +23,9 @@ from selfbench.suite.bundle import BundleFolder, write_bundle
 from selfbench.suite.data import Data
 from selfbench.suite.errors import DataMissing
 from selfbench.suite.needs import SOURCE_PARTS
-from selfbench.suite.outcome import Outcome
 from selfbench.suite.pretrain import check_gate
 from selfbench.suite.protocols.stream import Stream, StreamTask
+from selfbench.suite.run.outcome import Outcome
 from selfbench.suite.suites import misfit
 from selfbench.tasks.streams import ccc, cifar_c, domain_sets, imagenet, imagenet_timm
 from selfbench.tasks.streams.models.bottleneck_resnet import BottleneckResNet

@@ -14,8 +14,8 @@ import torch
 from selfbench.methods.baselines.supervised import Supervised
 from selfbench.suite import registry
 from selfbench.suite.bundle import BundleFolder
-from selfbench.suite.decoded import DecodedFolder, fill, read_decoded
-from selfbench.suite.decoded_option import Decoded, declared
+from selfbench.suite.prepare.decoded import DecodedFolder, fill, read_decoded
+from selfbench.suite.prepare.decoded_option import Decoded, declared
 from selfbench.tasks.wilds.task import WildsTask
 
 KEEPING = [entry for entry in registry.entries("task").values() if entry.options["decoded"] and entry.module]

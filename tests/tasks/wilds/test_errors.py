@@ -13,9 +13,9 @@ import pytest
 
 from selfbench.suite import registry
 from selfbench.suite.data import Data
-from selfbench.suite.decoded import DecodedFolder, fill
-from selfbench.suite.decoded_option import Decoded
 from selfbench.suite.errors import DataMissing, UsageError
+from selfbench.suite.prepare.decoded import DecodedFolder, fill
+from selfbench.suite.prepare.decoded_option import Decoded
 from selfbench.tasks.wilds.task import WildsTask
 
 NAMES = [
