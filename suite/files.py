@@ -59,6 +59,24 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def bytes_below(folder: Path) -> int:
+    """The size of all files below `folder`; what other processes remove meanwhile counts nothing."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += Path(place, name).stat().st_size
+    return total
+
+
+def last_used(path: Path) -> float:
+    """When `path` was last written or touched, in seconds; 0 where another process has removed it."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
 @contextlib.contextmanager
 def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
     """Hold an exclusive lock on `path`; yields False when it is taken and `wait` is off.

@@ -7,7 +7,6 @@ environment of pip's own and only after the digest was found right.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import time
 from pathlib import Path
 
 from ..errors import DataMissing
+from ..files import bytes_below
 from .sets import Dataset, Progress
 
 
@@ -41,7 +41,7 @@ def download_artefact(dataset: Dataset, temporary: Path, progress: Progress, rem
         try:
             while process.poll() is None:
                 time.sleep(0.1)
-                progress(min(_bytes_below(temporary), dataset.size), dataset.size)
+                progress(min(bytes_below(temporary), dataset.size), dataset.size)
         finally:
             if process.poll() is None:
                 process.terminate()
@@ -63,11 +63,3 @@ def _reason(log: str, dataset: Dataset) -> str:
         return f"this Python has no pip. Type `{sys.executable} -m ensurepip`."
     errors = [line.strip() for line in log.splitlines() if line.startswith("ERROR:")]
     return errors[0] if errors else (log.strip().splitlines() or ["pip failed without a word."])[-1]
-
-
-def _bytes_below(folder: Path) -> int:
-    total = 0
-    for file in folder.rglob("*"):
-        with contextlib.suppress(OSError):
-            total += file.stat().st_size if file.is_file() else 0
-    return total

@@ -26,7 +26,7 @@ import numpy as np
 
 from .. import registry
 from ..bundle import Array, BundleFolder
-from ..files import locked, write_atomic
+from ..files import last_used, locked, write_atomic
 from ..places import cache_folder
 from ..spec import canonical
 from .bundles import bundle_folder
@@ -201,7 +201,7 @@ def _prune(folder: DecodedFolder, keep: Iterable[Path]) -> None:
     """Remove what was used longest ago, and is not among `keep`, until there is room for all rows of `folder`."""
     kept = {folder.path, *keep}
     missing = (folder.wanted.pictures - folder.rows) * folder.wanted.row
-    others = sorted((path for path in folder.path.parent.glob("*") if path.is_dir()), key=lambda p: p.stat().st_mtime)
+    others = sorted((path for path in folder.path.parent.glob("*") if path.is_dir()), key=last_used)
     total = sum(map(_size, others))
     for path in others:
         if total + missing <= limit_bytes() and missing <= FREE_SHARE * _free(folder.path):

@@ -8,6 +8,7 @@ the weights of the first policy, and its responses to the test problems.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import registry
 from ..bundle import Bundle, BundleFolder, write_bundle
-from ..files import locked
+from ..files import bytes_below, last_used, locked
 from ..generation import NATIVE, installed
 from ..places import cache_folder
 from ..source_files import imported_files
@@ -129,10 +130,10 @@ def prune(keep: Iterable[Path]) -> None:
     if not root.is_dir():
         return
     for path in kept:
-        if path.is_dir():
+        with contextlib.suppress(FileNotFoundError):
             os.utime(path)
-    folders = sorted((path for path in root.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
-    sizes = {path: sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) for path in folders}
+    folders = sorted((path for path in root.iterdir() if path.is_dir()), key=last_used)
+    sizes = {path: bytes_below(path) for path in folders}
     total = sum(sizes.values())
     for path in folders:
         if total <= limit_mb() * 2**20:

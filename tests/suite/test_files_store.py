@@ -22,7 +22,7 @@ from selfbench.suite.engine.local import LocalExecutor
 from selfbench.suite.engine.preparation import prepare
 from selfbench.suite.engine.runner import run
 from selfbench.suite.errors import RecordError, UsageError
-from selfbench.suite.files import locked, write_atomic
+from selfbench.suite.files import bytes_below, last_used, locked, write_atomic
 from selfbench.suite.index import read_bodies
 from selfbench.suite.record import Record
 from selfbench.suite.store import Store
@@ -116,6 +116,26 @@ HOLD = (
     "import sys, time; from pathlib import Path; from selfbench.suite.files import locked\n"
     "with locked(Path(sys.argv[1])) as mine: print(mine, flush=True); time.sleep(600)"
 )
+
+
+def test_folders_are_measured_while_others_remove_from_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("goes", "stays/inner"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "file").write_bytes(b"12345")
+    (tmp_path / "loose").write_bytes(b"678")
+    assert bytes_below(tmp_path) == 13
+    scan = os.scandir
+
+    def late(folder: str) -> Iterator[os.DirEntry[str]]:
+        """The folder goes between the listing that names it and its own."""
+        if Path(folder).name == "goes":
+            Path(folder, "file").unlink()
+            Path(folder).rmdir()
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", late)
+    assert bytes_below(tmp_path) == 8
+    assert last_used(tmp_path / "goes") == 0.0 < last_used(tmp_path / "stays")
 
 
 def test_a_lock_is_exclusive_and_freed_by_the_death_of_its_holder(tmp_path: Path) -> None:
