@@ -14,6 +14,8 @@ from .rules import CONTROL_FAMILIES, UPPER_BOUND_FAMILIES
 UNKNOWN_PROTOCOL = "other"
 JUDGE_GATE = "judge-gate"
 """The tag of tasks on which a judge's verdicts are used only after the judge has beaten a heuristic."""
+PAIRS = "pairs"
+"""The tag of tasks whose test examples are scored two by two: half as many are independent."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,14 @@ class Catalogue:
         if method not in self.methods or task not in self.tasks:
             return False
         own = bool(self.methods[method].options.get("own_judge", False))
-        return own and JUDGE_GATE not in self.tasks[task].options.get("tags", ())
+        return own and not self._has_tag(task, JUDGE_GATE)
+
+    def scored_together(self, task: str) -> int:
+        """How many test examples of a task make one item of its metric."""
+        return 2 if self._has_tag(task, PAIRS) else 1
+
+    def _has_tag(self, task: str, tag: str) -> bool:
+        return task in self.tasks and tag in self.tasks[task].options.get("tags", ())
 
     def kind(self, method: str) -> str:
         """`control`, `upper-bound` or `method`."""

@@ -89,7 +89,7 @@ def board_data(board: TaskBoard) -> dict[str, Any]:
         "task": board.field.task,
         "condition": board.field.condition._asdict(),
         "better": board.field.metric.better,
-        "items": board.field.items,
+        "items": board.items,
         "minimum_detectable_effect": board.mde,
         "compared": board.compared,
         "seeds": list(board.field.seeds),

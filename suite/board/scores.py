@@ -76,12 +76,14 @@ class Score:
 class TaskBoard:
     """The scored field of one task: rows from best to worst, those without any score last.
 
-    `mde` is the minimum detectable effect in the metric's unit, None where the metric has none; `compared` counts the
-    ranked methods; `badness` (rows, seeds) holds the scores, signed so that lower is better, failed seeds imputed.
+    `items` counts what the metric is a mean of; `mde` is the minimum detectable effect in the metric's unit, None where
+    the metric has none; `compared` counts the ranked methods; `badness` (rows, seeds) holds the scores, signed so that
+    lower is better, failed seeds imputed.
     """
 
     field: Field
     scores: tuple[Score, ...]
+    items: int
     mde: float | None
     compared: int
     badness: Array
@@ -105,9 +107,10 @@ def minimum_detectable_effect(items: int, discordant: float = DISCORDANT) -> flo
 def score_field(field: Field, catalogue: Catalogue, ranked: bool = True) -> TaskBoard:
     """Score all rows of a field, and rank them where `ranked`."""
     sign = 1.0 if field.metric.better == "lower" else -1.0
+    items = field.items // catalogue.scored_together(field.task)
     mde = None
-    if field.condition.primary in MDE_METRICS and field.items:
-        mde = minimum_detectable_effect(field.items)
+    if field.condition.primary in MDE_METRICS and items:
+        mde = minimum_detectable_effect(items)
     kinds = [catalogue.kind(row.method) for row in field.rows]
     badness, imputed = _badness(field, sign, kinds)
     filled = (~np.isnan(badness)).sum(axis=1)
@@ -152,7 +155,7 @@ def score_field(field: Field, catalogue: Catalogue, ranked: bool = True) -> Task
                 cost=_cost(row),
             )
         )
-    return TaskBoard(field, tuple(scores), mde, len(entrants), badness[order])
+    return TaskBoard(field, tuple(scores), items, mde, len(entrants), badness[order])
 
 
 def _badness(field: Field, sign: float, kinds: list[str]) -> tuple[Array, list[int]]:

@@ -113,7 +113,7 @@ class Field:
 
     @property
     def items(self) -> int:
-        """Evaluated items of a run; the fewest, should runs differ."""
+        """Evaluated test examples of a run; the fewest, should runs differ."""
         return min((o.run.n for row in self.rows for o in row.outcomes if o.value is not None and o.run.n), default=0)
 
     @cached_property

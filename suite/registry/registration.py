@@ -67,7 +67,9 @@ def register_task(
     sets it needs, `grants` what it offers to methods, `selection` its standard rule, `bundle` the name of the bundle
     that it shares with other tasks of its file, `preset` the published hyper-parameters that methods use on it where
     they have them (`presets` of the method; those of `a` where it has none for `a/b`), `outputs` what its model returns
-    (`OUTPUTS`); any change of the protocol raises `version`, and the board never mixes versions.
+    (`OUTPUTS`); any change of the protocol raises `version`, and the board never mixes versions. Of the `tags`, boards
+    read `judge-gate` (a judge's verdicts count only after it has beaten a heuristic) and `pairs` (test examples are
+    scored two by two, which halves the items of the smallest detectable gap).
 
     `references` draws the task's page a plot beside known values: `family` and `panel` name the tasks that belong into
     one plot, `axis` and `at` what sets them apart and this one's place on it, `metric` what is measured, and `curves`

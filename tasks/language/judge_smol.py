@@ -39,7 +39,7 @@ FIRST, SECOND = "A", "B"
     budget={"currency": "tokens", "limit": 1000000, "wall_seconds": 3600.0, "memory_mb": 6144},
     data=("smollm2",),
     grants=("verifier", "answers", "shots", "solutions"),
-    tags=("adapters",),
+    tags=("adapters", "pairs"),
     variants={
         "judge-smol-published": {
             "title": "Which of two sums is right: SmolLM2-135M as it was published as a judge, by likelihood",

@@ -55,6 +55,7 @@ WEIGHTS_SHA256 = "a1facd60448363c7e17b3ecf61dd996a260281c51810afb9a5629149f31f39
     budget={"currency": "tokens", "limit": 3000000, "wall_seconds": 300.0},
     data=(),
     grants=("verifier", "solutions", "references"),
+    tags=("pairs",),
 )
 class JudgeTiny(PolicyTask):
     """A prompt is `432+134?011?031=`: a problem, to add digit by digit modulo five, and two responses to it.

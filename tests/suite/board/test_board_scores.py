@@ -124,6 +124,14 @@ def test_the_minimum_detectable_effect(board_of) -> None:
     assert [str(score.rank) for score in board.scores] == ["1–2", "1–3", "2–3"]
 
 
+@pytest.mark.parametrize(("tags", "items"), [((), 1000), (("pairs",), 500)])
+def test_examples_that_are_scored_in_pairs_are_half_as_many_items(board_of, tags: tuple[str, ...], items: int) -> None:
+    task = Entry("task", "toy", "Toy", Path(__file__), None, "", {"protocol": "policy", "tags": tags})
+    board = board_of({"a": [0.10] * 3, "b": [0.13] * 3}, Catalogue(tasks={"toy": task}))
+    assert board.items == board_data(board)["items"] == items
+    assert board.mde == pytest.approx(2.8 * math.sqrt(0.2 / items))
+
+
 def test_metrics_that_are_no_shares_have_no_minimum_detectable_effect(board_of) -> None:
     assert board_of({"a": [0.10] * 3, "b": [0.11] * 3}, primary="nll").mde is None
 
