@@ -9,6 +9,8 @@ import numpy as np
 
 Array = np.ndarray[Any, Any]
 ECE_BINS = 15
+CONFIDENT = 0.95
+"""From this confidence on a prediction is one that a method would take for a label: FixMatch's threshold."""
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,23 @@ class Scores:
     metrics: dict[str, float]
     n: int
     groups: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+def score_pool(logits: Array, labels: Array) -> dict[str, float]:
+    """What labels a predictor would give a pool: logits (N, K) against classes (N,), -1 where none is known.
+
+    `pool_accuracy` is the share of right predictions, `confident_share` that of predictions with a confidence of 0.95
+    or more, `confident_accuracy` the share of these that are right, left out where there are none. Empty where no class
+    is known.
+    """
+    known = labels >= 0
+    logits, labels = logits[known], labels[known]
+    if not len(labels):
+        return {}
+    right = logits.argmax(axis=1) == labels
+    confident = np.exp(log_softmax(logits)).max(axis=1) >= CONFIDENT
+    scores = {"pool_accuracy": float(right.mean()), "confident_share": float(confident.mean())}
+    return scores | ({"confident_accuracy": float(right[confident].mean())} if confident.any() else {})
 
 
 def log_softmax(logits: Array) -> Array:

@@ -42,8 +42,8 @@ class RoundView(View):
         self.recipe = dataclasses.replace(self.recipe, points=1)
         self._point = number
 
-    def _label_free(self) -> dict[str, float]:
-        return {}
+    def _on_pool(self) -> tuple[dict[str, Array], dict[str, float]]:
+        return {}, {}
 
     def ask(self, features: bool) -> tuple[Array, Array]:
         """Send the predictor's logits and features of the pool and of what is labelled; off the meter.

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from ..bundle import Array, Bundle, BundleFolder
 from ..scoring import Scores, score_classification
+from ..seeds import rng
 from .context import as_logits
 from .optimisation import Recipe as Recipe
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
 EVALUATED = ("test", "validation", "source_validation", "source_test")
 """The parts of a split on which predictions are made."""
+_ASKED = 1000
 
 
 def _none() -> Array:
@@ -63,6 +65,11 @@ class Split:
         seen = np.concatenate([self.labeled, self.unlabeled, self.validation, self.source_validation])
         if np.intersect1d(seen, np.concatenate([self.test, self.source_test])).size:
             raise ValueError("test examples may not be among those a method is shown")
+
+
+def pool_sample(seed: int, size: int) -> Array:
+    """Places of the examples of a pool of `size` on which every predictor of a run is looked at: at most 1,000."""
+    return np.sort(rng(seed, "label-free").permutation(size)[:_ASKED])
 
 
 @dataclass(frozen=True)

@@ -18,14 +18,11 @@ from ..errors import MethodError
 from ..meter import Meter
 from ..needs import TRANSDUCTIVE
 from ..seeds import derive, rng
-from .adaptation import EVALUATED, AdaptationTask, Augmentation, Batch, LabeledBatch
+from .adaptation import EVALUATED, AdaptationTask, Augmentation, Batch, LabeledBatch, pool_sample
 from .context import Context, autocast
-from .label_free import label_free_scores
+from .label_free import label_free_scores, outputs_with_features
 from .optimisation import make_optimizer
 from .pool import LazyPool
-
-_LABEL_FREE = 1000
-"""Unlabelled examples on which scores that need no label are taken."""
 
 
 class Trained(Protocol):
@@ -127,19 +124,24 @@ class View:
     def evaluate(self) -> None:
         """Send the current predictor's predictions to the scorer as one point of the curve; off the meter."""
         arrays = {name: self._predict(inputs) for name, inputs in self._evaluated.items() if len(inputs)}
-        fields = self._label_free()
-        self.context.wire.send("point", arrays, x=self.meter.used, index=self._point, label_free=fields)
+        of_pool, fields = self._on_pool()
+        self.context.wire.send("point", arrays | of_pool, x=self.meter.used, index=self._point, label_free=fields)
         self._point += 1
 
-    def _label_free(self) -> dict[str, float]:
-        """Scores of the current predictor that need no label, on a fixed part of the unlabelled pool; off the meter."""
+    def _on_pool(self) -> tuple[dict[str, Array], dict[str, float]]:
+        """What the current predictor says of `pool_sample`: its logits, and scores that need no label. Off the meter.
+
+        Nothing where there is no pool, or outputs are no logits (B, K) of classes.
+        """
         if not len(self.unlabeled) or not self.task.label_free:
-            return {}
-        chosen = rng(self.seed, "label-free").permutation(len(self.unlabeled))[:_LABEL_FREE]
-        inputs = self.unlabeled[torch.from_numpy(np.sort(chosen)).to(self.device)]
+            return {}, {}
+        inputs = self.unlabeled[torch.from_numpy(pool_sample(self.seed, len(self.unlabeled))).to(self.device)]
         with self._evaluating() as model:
-            draw = rng(self.seed, "label-free", "scores")
-            return label_free_scores(model, inputs, draw, self.task.evaluation_batch)
+            logits, features = outputs_with_features(model, inputs, self.task.evaluation_batch)
+            if logits.dim() != 2:
+                return {}, {}
+            scores = label_free_scores(model, logits, features, rng(self.seed, "label-free", "scores"))
+        return {"pool": logits.cpu().numpy()}, scores
 
     def resume(self) -> None:
         """Put a killed run's method back to where its last checkpoint was; the loop does, before `fit`."""

@@ -28,30 +28,38 @@ _HOPKINS_SHARE = 0.05
 """Of the features, as many are compared with their neighbours (the release's value)."""
 
 
-def label_free_scores(
-    model: nn.Module, inputs: Tensor, draw: np.random.Generator, batch: int = 1024
-) -> dict[str, float]:
-    """`entropy` and, where the model ends in a linear classifier, `transfer_score` of `model` on `inputs` (N, ...).
+def outputs_with_features(model: nn.Module, inputs: Tensor, batch: int = 1024) -> tuple[Tensor, Tensor | None]:
+    """Outputs float32 (N, ...) of `model` for `inputs` (N, ...), and what its classifier reads (N, D), if it has one.
 
-    At most `batch` inputs pass at a time. Call it without gradients and with the model in eval mode. A score that is
-    not finite is left out.
+    At most `batch` inputs pass at a time. Call it without gradients and with the model in eval mode.
     """
     parts = [forward_with_features(model, inputs[start : start + batch]) for start in range(0, len(inputs), batch)]
-    logits = torch.cat([part[0] for part in parts]).float()
-    if logits.dim() != 2:
-        return {}
+    seen = [part[1] for part in parts if part[1] is not None]
+    return torch.cat([part[0] for part in parts]).float(), torch.cat(seen) if seen else None
+
+
+def label_free_scores(
+    model: nn.Module, logits: Tensor, features: Tensor | None, draw: np.random.Generator
+) -> dict[str, float]:
+    """`entropy` of logits (N, K) and, where `model` ends in a linear classifier of these features, `transfer_score`.
+
+    A score that is not finite is left out.
+    """
     log_p = F.log_softmax(logits.double(), dim=1)
     mean_entropy = float(-(log_p.exp() * log_p).sum(dim=1).mean())
     scores = {"entropy": mean_entropy}
-    classifier, seen = last_linear(model), [part[1] for part in parts if part[1] is not None]
-    if classifier is not None and seen and classifier.out_features == logits.shape[1] > 1:
-        features = torch.cat(seen)
-        if len(features) == len(logits):
-            mean_p = log_p.exp().mean(dim=0)
-            information = float(-torch.special.xlogy(mean_p, mean_p).sum()) - mean_entropy
-            hopkins = hopkins_statistic(features.double().cpu().numpy(), draw)
-            spread = angle_spread(classifier.weight.detach().double())
-            scores["transfer_score"] = hopkins + information / math.log(logits.shape[1]) - spread
+    classifier = last_linear(model)
+    if (
+        classifier is not None
+        and features is not None
+        and len(features) == len(logits)
+        and classifier.out_features == logits.shape[1] > 1
+    ):
+        mean_p = log_p.exp().mean(dim=0)
+        information = float(-torch.special.xlogy(mean_p, mean_p).sum()) - mean_entropy
+        hopkins = hopkins_statistic(features.double().cpu().numpy(), draw)
+        spread = angle_spread(classifier.weight.detach().double())
+        scores["transfer_score"] = hopkins + information / math.log(logits.shape[1]) - spread
     return {name: value for name, value in scores.items() if math.isfinite(value)}
 
 

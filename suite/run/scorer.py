@@ -19,11 +19,11 @@ from ..files import write_atomic
 from ..metrics import METRICS
 from ..needs import ORACLE, TRANSDUCTIVE
 from ..protocols.active import ActiveTask, Shown, learning_curve_area
-from ..protocols.adaptation import EVALUATED, AdaptationTask, Split
+from ..protocols.adaptation import EVALUATED, AdaptationTask, Split, pool_sample
 from ..protocols.policy import PolicyTask
 from ..protocols.stream import StreamTask
 from ..record import Point
-from ..scoring import Scores, label_correlation
+from ..scoring import Scores, label_correlation, score_pool
 from ..seeds import rng
 from ..selection import RULES, chosen_point
 from ..spec import RunSpec
@@ -33,6 +33,7 @@ from .policy_scorer import PolicyScorer
 
 CURVE_POINTS = 60
 LABEL_FREE = ("entropy", "transfer_score")
+OF_POOL = ("pool_accuracy", "confident_share", "confident_accuracy")
 
 
 class Scorer(Protocol):
@@ -137,9 +138,17 @@ class AdaptationScorer:
         if permute is not None:
             test = self._labels["test"]
             self._labels["test"] = test[rng(permute, "permute").permutation(len(test))]
+        self._pool = self._known_in_pool() if task.label_free else np.empty(0, np.int64)
         self._metric = _metric_of(spec)
         self._points: list[dict[str, Any]] = json.loads(self._file.read_text()) if self._file.exists() else []
         self._began = False
+
+    def _known_in_pool(self) -> Array:
+        """The true classes (N,) of the part of the pool that is looked at; none where the task has no oracle."""
+        unlabeled = self._split.unlabeled
+        if ORACLE not in _grants(self._spec) or not len(unlabeled):
+            return np.empty(0, np.int64)
+        return self._task.oracle(self._private, unlabeled[pool_sample(self._spec.seed, len(unlabeled))])
 
     def plan(self) -> dict[str, Array]:
         plan = {part.name: getattr(self._split, part.name) for part in fields(Split)}
@@ -173,6 +182,8 @@ class AdaptationScorer:
             if len(labels := self._labels[name]):
                 own = self._checked(arrays, name, len(labels))
                 values[name] = self._task.score(own, labels).metrics[self._metric]
+        if len(self._pool) and "pool" in arrays:
+            values |= score_pool(self._checked(arrays, "pool", len(self._pool)), self._pool)
         if self._task.keep_predictions:
             buffer = io.BytesIO()
             kept: dict[str, Any] = {name: self._task.predicted(arrays[name]) for name in EVALUATED if name in arrays}
@@ -217,6 +228,7 @@ class AdaptationScorer:
         spent = RULES[self._spec.selection].labels
         labels = len(self._labels[spent]) if spent else 0
         diagnostics = {"selected_at": chosen["x"]}
+        diagnostics |= {name: chosen["values"][name] for name in OF_POOL if name in chosen["values"]}
         if _granted(self._spec, TRANSDUCTIVE):
             diagnostics["test_inputs_shown"] = float(len(self._split.test))
         kept = self._predictions(index) if self._task.keep_predictions else None
@@ -314,8 +326,15 @@ def _granted(spec: RunSpec, need: str) -> bool:
     from .. import registry
 
     method = registry.entries("method").get(spec.method.name)
+    return bool(method and need in method.options["needs"] and need in _grants(spec))
+
+
+def _grants(spec: RunSpec) -> tuple[str, ...]:
+    """What the task grants; nothing where it is not registered."""
+    from .. import registry
+
     task = registry.entries("task").get(spec.task.name)
-    return bool(method and task and need in method.options["needs"] and need in task.options["grants"])
+    return tuple(task.options["grants"]) if task else ()
 
 
 def _metric_of(spec: RunSpec) -> str:

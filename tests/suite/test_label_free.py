@@ -9,7 +9,17 @@ import pytest
 import torch
 from torch import nn
 
-from selfbench.suite.protocols.label_free import angle_spread, hopkins_statistic, label_free_scores
+from selfbench.suite.protocols.label_free import (
+    angle_spread,
+    hopkins_statistic,
+    label_free_scores,
+    outputs_with_features,
+)
+
+
+def scores_of(model: nn.Module, inputs: torch.Tensor, seed: int = 0) -> dict[str, float]:
+    with torch.no_grad():
+        return label_free_scores(model, *outputs_with_features(model, inputs), np.random.default_rng(seed))
 
 
 def test_weights_spread_evenly_have_no_spread() -> None:
@@ -51,7 +61,7 @@ def network() -> nn.Sequential:
 def test_the_scores_equal_their_definition() -> None:
     model, inputs = network(), torch.randn(1500, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
-        scores = label_free_scores(model, inputs, np.random.default_rng(3))
+        scores = scores_of(model, inputs, 3)
         p = model(inputs).softmax(1).numpy()
         features = model[:2](inputs).numpy()
     entropy = float(np.mean([-sum(v * math.log(v) for v in row) for row in p]))
@@ -70,7 +80,7 @@ def test_a_model_that_knows_its_classes_scores_higher_than_a_confused_one() -> N
     with torch.no_grad():
         good[1].weight.copy_(4 * torch.eye(3) - 4 / 3)
         bad[1].weight.copy_(torch.ones(3, 3) + 0.01 * torch.eye(3))
-        ours, theirs = (label_free_scores(model, inputs, np.random.default_rng(0)) for model in (good, bad))
+        ours, theirs = (scores_of(model, inputs) for model in (good, bad))
     assert ours["transfer_score"] > theirs["transfer_score"] + 1
     assert ours["entropy"] < theirs["entropy"]
 
@@ -82,14 +92,12 @@ class NoClassifier(nn.Module):
 
 @pytest.mark.parametrize("model", [NoClassifier(), nn.Sequential(nn.Linear(3, 7), nn.Flatten(), nn.MaxPool1d(2))])
 def test_without_a_linear_classifier_there_is_no_transfer_score(model: nn.Module) -> None:
-    with torch.no_grad():
-        scores = label_free_scores(model, torch.randn(30, 3), np.random.default_rng(0))
+    scores = scores_of(model, torch.randn(30, 3))
     assert list(scores) == ["entropy"]
 
 
 def test_scores_that_are_not_finite_are_left_out() -> None:
     model = nn.Sequential(nn.Linear(3, 2))
-    with torch.no_grad():
-        assert label_free_scores(model, torch.full((9, 3), torch.nan), np.random.default_rng(0)) == {}
-        assert list(label_free_scores(model, torch.ones(9, 3), np.random.default_rng(0))) == ["entropy"]
+    assert scores_of(model, torch.full((9, 3), torch.nan)) == {}
+    assert list(scores_of(model, torch.ones(9, 3))) == ["entropy"]
     assert not model[0]._forward_pre_hooks

@@ -23,6 +23,7 @@ from selfbench.suite.engine.runner import run
 from selfbench.suite.errors import MethodError
 from selfbench.suite.meter import Counts, Meter
 from selfbench.suite.prepare.bundles import build
+from selfbench.suite.protocols.adaptation import pool_sample
 from selfbench.suite.protocols.adaptation_loop import run_adaptation
 from selfbench.suite.protocols.adaptation_view import View
 from selfbench.suite.protocols.context import Context
@@ -551,6 +552,37 @@ def test_the_averaged_weights_are_evaluated(play: Play) -> None:
     bundle = build(entry)
     labels = bundle.private()["labels"][entry.load()().split(bundle, 0).test]
     assert played.outcome.metrics == score_classification(logits, labels).metrics
+
+
+def test_what_the_predictor_says_of_the_pool_is_scored_and_not_shown(play: Play) -> None:
+    """Against a loop over the examples; the method hears nothing of it."""
+    method = Watcher()
+    played = play(method, "toy-adaptation", limit=48 * 200)
+    entry = registry.get("task", "toy-adaptation")
+    bundle, view = build(entry), method.view
+    pool = entry.load()().split(bundle, 0).unlabeled
+    places = pool_sample(0, len(pool))
+    with view.meter.paused():
+        p = view._averaged.eval()(view.unlabeled[torch.from_numpy(places)]).softmax(1).detach()
+    right, sure = 0, []
+    for row, truth in zip(p, bundle.private()["labels"][pool[places]], strict=True):
+        right += int(row.argmax()) == truth
+        sure += [int(row.argmax()) == truth] if row.max() >= 0.95 else []
+    expected = {"pool_accuracy": right / len(places), "confident_share": len(sure) / len(places)}
+    expected["confident_accuracy"] = sum(sure) / len(sure)
+    assert 0 < len(sure) < len(places)
+    found = played.outcome.diagnostics
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
+    assert {name: played.outcome.curve[-1].values[name] for name in expected} == pytest.approx(expected)
+    assert not len(view.unlabeled_labels)
+
+
+def test_a_pool_is_not_scored_without_an_oracle(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = registry.get("task", "toy-adaptation").options
+    monkeypatch.setitem(options, "grants", tuple(need for need in options["grants"] if need != "oracle-labels"))
+    played = play(Watcher(), "toy-adaptation", limit=48 * 20)
+    assert set(played.outcome.diagnostics) == {"selected_at"}
+    assert {"entropy", "transfer_score"} <= played.outcome.curve[-1].values.keys()
 
 
 def test_a_predictor_of_its_own_is_evaluated_instead(play: Play) -> None:

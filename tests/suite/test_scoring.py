@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from selfbench.suite.scoring import ECE_BINS, label_correlation, log_softmax, score_classification
+from selfbench.suite.scoring import ECE_BINS, label_correlation, log_softmax, score_classification, score_pool
 
 P = np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.3, 0.3, 0.4], [0.05, 0.05, 0.9]])
 LABELS = np.array([0, 2, 2, 2])
@@ -98,3 +98,13 @@ def test_a_loop_over_examples_gives_the_same() -> None:
     expected = {"nll": nll, "brier": brier, "error": wrong, "ece": ece}
     for name, total in expected.items():
         assert metrics[name] == pytest.approx(total / 300)
+
+
+def test_the_labels_that_a_predictor_would_give_a_pool() -> None:
+    """One of five examples has no known class; two of the others are predicted with confidence, one of them wrong."""
+    p = np.array([[0.96, 0.03, 0.01], [0.02, 0.96, 0.02], [0.5, 0.3, 0.2], [0.1, 0.2, 0.7], [0.98, 0.01, 0.01]])
+    labels = np.array([0, 2, 0, 1, -1])
+    expected = {"pool_accuracy": 0.5, "confident_share": 0.5, "confident_accuracy": 0.5}
+    assert score_pool(np.log(p), labels) == expected
+    assert score_pool(np.log(p[2:4]), labels[2:4]) == {"pool_accuracy": 0.5, "confident_share": 0.0}
+    assert score_pool(np.log(p), np.full(5, -1)) == {}

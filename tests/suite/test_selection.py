@@ -73,6 +73,7 @@ def test_rules_and_metrics_are_described() -> None:
         "detection_accuracy", "class_method_accuracy", "average_precision", "parse_rate", "majority_accuracy",
         "pass_at_k", "lenient_accuracy", "swap_consistency", "rank_correlation", "response_parse_rate",
         "plain_accuracy", "own_parse_rate", "feedback_parse_rate", "judgement_parse_rate", "probe_arc_easy",
+        "pool_accuracy", "confident_share", "confident_accuracy",
     }  # fmt: skip
 
 

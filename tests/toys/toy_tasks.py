@@ -115,7 +115,7 @@ class ToyFragile(ToyStream):
     title="Toy adaptation",
     budget={"currency": "passes", "limit": 30000, "wall_seconds": 30, "memory_mb": 2048},
     data=(),
-    grants=("real-inputs", "strong-augmentation", "test-inputs"),
+    grants=("real-inputs", "strong-augmentation", "test-inputs", "oracle-labels"),
 )
 class ToyAdaptation(AdaptationTask):
     """Blobs with four labels a class."""
