@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
 EVALUATED = ("test", "validation", "source_validation", "source_test")
 """The parts of a split on which predictions are made."""
-_ASKED = 1000
+_SAMPLED = 1000
+"""Examples of a pool on which predictors are looked at, at most."""
 
 
 def _none() -> Array:
@@ -69,7 +70,7 @@ class Split:
 
 def pool_sample(seed: int, size: int) -> Array:
     """Places of the examples of a pool of `size` on which every predictor of a run is looked at: at most 1,000."""
-    return np.sort(rng(seed, "label-free").permutation(size)[:_ASKED])
+    return np.sort(rng(seed, "label-free").permutation(size)[:_SAMPLED])
 
 
 @dataclass(frozen=True)
