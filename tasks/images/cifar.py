@@ -140,6 +140,26 @@ class Cifar10Few4000(Cifar10):
 
 
 @register_task(
+    "cifar100-200",
+    protocol="adaptation",
+    version="1",
+    metric="error",
+    title="CIFAR-100, two labels a class",
+    budget={"currency": "passes", "limit": 3019898880, "wall_seconds": 1209600.0, "memory_mb": 16384},
+    data=("cifar100",),
+    grants=("images", "norm-layers", "batch-norm", "strong-augmentation", "oracle-labels"),
+    tags=("gpu",),
+    bundle="cifar100-few",
+    preset="cifar100",
+)
+class Cifar100Few200(Cifar100):
+    """200 labelled and 200 validation images: the smaller size of USB (Wang et al. 2022, arXiv:2208.07204)."""
+
+    n_labels: ClassVar[int] = 200
+    n_validation: ClassVar[int] = 200
+
+
+@register_task(
     "cifar100-400",
     protocol="adaptation",
     version="1",

@@ -15,7 +15,8 @@ class DomainNet(DomainAdaptation):
 
     The recipe is that of WILDS 2.0's public code (arXiv:2112.05090) for photographs to sketches: SGD with momentum, not
     Nesterov's, at a constant rate of 7.0e-4, weight decay 1e-4, batches of 96; the budget is that of its 25 epochs over
-    the labelled photographs here. Splits are those of all tasks on folders, not the published lists.
+    the labelled photographs here, and the same for all other domains. Splits are those of all tasks on folders, not the
+    published lists.
     """
 
     data_name: ClassVar[str] = "domainnet"
@@ -61,9 +62,27 @@ class DomainNetToSketch(DomainNet):
     bundle="domainnet-adaptation",
     preset="wilds-domainnet",
     decoded={"pictures": 586575, "shape": (3, 224, 224)},
+    variants={
+        "domainnet-to-infograph": {
+            "title": "DomainNet, five labelled domains to infographics",
+            "set": {"target_domains": ("infograph",)},
+        },
+        "domainnet-to-painting": {
+            "title": "DomainNet, five labelled domains to paintings",
+            "set": {"target_domains": ("painting",)},
+        },
+        "domainnet-to-quickdraw": {
+            "title": "DomainNet, five labelled domains to quick drawings",
+            "set": {"target_domains": ("quickdraw",)},
+        },
+        "domainnet-to-real": {
+            "title": "DomainNet, five labelled domains to photographs",
+            "set": {"target_domains": ("real",)},
+        },
+    },
 )
 class DomainNetToClipart(DomainNet):
-    """Labelled all other domains; unlabelled clip art."""
+    """Labelled all domains but the unlabelled one: clip art, or that of the title."""
 
     target_domains: ClassVar[tuple[str, ...]] = ("clipart",)
 
@@ -104,9 +123,46 @@ class DomainNetRealToSketch(DomainNet):
     bundle="domainnet-adaptation",
     preset="wilds-domainnet",
     decoded={"pictures": 586575, "shape": (3, 224, 224)},
+    variants={
+        "domainnet-from-clipart": {
+            "title": "DomainNet, clip art to five other domains",
+            "set": {
+                "source_domains": ("clipart",),
+                "target_domains": ("infograph", "painting", "quickdraw", "real", "sketch"),
+            },
+        },
+        "domainnet-from-infograph": {
+            "title": "DomainNet, infographics to five other domains",
+            "set": {
+                "source_domains": ("infograph",),
+                "target_domains": ("clipart", "painting", "quickdraw", "real", "sketch"),
+            },
+        },
+        "domainnet-from-painting": {
+            "title": "DomainNet, paintings to five other domains",
+            "set": {
+                "source_domains": ("painting",),
+                "target_domains": ("clipart", "infograph", "quickdraw", "real", "sketch"),
+            },
+        },
+        "domainnet-from-quickdraw": {
+            "title": "DomainNet, quick drawings to five other domains",
+            "set": {
+                "source_domains": ("quickdraw",),
+                "target_domains": ("clipart", "infograph", "painting", "real", "sketch"),
+            },
+        },
+        "domainnet-from-sketch": {
+            "title": "DomainNet, sketches to five other domains",
+            "set": {
+                "source_domains": ("sketch",),
+                "target_domains": ("clipart", "infograph", "painting", "quickdraw", "real"),
+            },
+        },
+    },
 )
 class DomainNetFromReal(DomainNet):
-    """Labelled photographs; unlabelled all other domains."""
+    """Labelled one domain: photographs, or that of the title; unlabelled the five others."""
 
     source_domains: ClassVar[tuple[str, ...]] = ("real",)
     target_domains: ClassVar[tuple[str, ...]] = ("clipart", "infograph", "painting", "quickdraw", "sketch")

@@ -113,9 +113,23 @@ class OfficeHomeToRealWorld(OfficeHome):
     selection="source-validation",
     bundle="office-home-adaptation",
     decoded={"pictures": 15588, "shape": (3, 224, 224)},
+    variants={
+        "office-home-from-art": {
+            "title": "Office-Home, art to three other domains",
+            "set": {"source_domains": ("Art",), "target_domains": ("Clipart", "Product", "Real World")},
+        },
+        "office-home-from-clipart": {
+            "title": "Office-Home, clip art to three other domains",
+            "set": {"source_domains": ("Clipart",), "target_domains": ("Art", "Product", "Real World")},
+        },
+        "office-home-from-product": {
+            "title": "Office-Home, pictures of products to three other domains",
+            "set": {"source_domains": ("Product",), "target_domains": ("Art", "Clipart", "Real World")},
+        },
+    },
 )
 class OfficeHomeFromRealWorld(OfficeHome):
-    """Labelled photographs; unlabelled art, clip art and pictures of products."""
+    """Labelled one domain: photographs, or that of the title; unlabelled the three others."""
 
     source_domains: ClassVar[tuple[str, ...]] = ("Real World",)
     target_domains: ClassVar[tuple[str, ...]] = ("Art", "Clipart", "Product")

@@ -112,9 +112,23 @@ class PacsToSketch(Pacs):
     selection="source-validation",
     bundle="pacs-adaptation",
     decoded={"pictures": 9991, "shape": (3, 224, 224)},
+    variants={
+        "pacs-from-art-painting": {
+            "title": "PACS, art paintings to three other domains",
+            "set": {"source_domains": ("art_painting",), "target_domains": ("photo", "cartoon", "sketch")},
+        },
+        "pacs-from-cartoon": {
+            "title": "PACS, cartoons to three other domains",
+            "set": {"source_domains": ("cartoon",), "target_domains": ("photo", "art_painting", "sketch")},
+        },
+        "pacs-from-sketch": {
+            "title": "PACS, sketches to three other domains",
+            "set": {"source_domains": ("sketch",), "target_domains": ("photo", "art_painting", "cartoon")},
+        },
+    },
 )
 class PacsFromPhoto(Pacs):
-    """Labelled photographs; unlabelled art paintings, cartoons and sketches."""
+    """Labelled one domain: photographs, or that of the title; unlabelled the three others."""
 
     source_domains: ClassVar[tuple[str, ...]] = ("photo",)
     target_domains: ClassVar[tuple[str, ...]] = ("art_painting", "cartoon", "sketch")

@@ -88,6 +88,26 @@ class Stl10Few40(Stl10):
 
 
 @register_task(
+    "stl10-100",
+    protocol="adaptation",
+    version="1",
+    metric="error",
+    title="STL-10, ten labels a class",
+    budget={"currency": "passes", "limit": 3019898880, "wall_seconds": 1209600.0, "memory_mb": 16384},
+    data=("stl10",),
+    grants=("images", "norm-layers", "batch-norm", "strong-augmentation", "oracle-labels"),
+    tags=("gpu",),
+    bundle="stl10-few",
+    preset="stl10",
+)
+class Stl10Few100(Stl10):
+    """100 labelled and 100 validation images: the larger size of USB."""
+
+    n_labels: ClassVar[int] = 100
+    n_validation: ClassVar[int] = 100
+
+
+@register_task(
     "stl10-250",
     protocol="adaptation",
     version="1",

@@ -113,9 +113,23 @@ class VlcsToSUN09(Vlcs):
     selection="source-validation",
     bundle="vlcs-adaptation",
     decoded={"pictures": 10729, "shape": (3, 224, 224)},
+    variants={
+        "vlcs-from-labelme": {
+            "title": "VLCS, LabelMe to three other domains",
+            "set": {"source_domains": ("LabelMe",), "target_domains": ("VOC2007", "Caltech101", "SUN09")},
+        },
+        "vlcs-from-caltech101": {
+            "title": "VLCS, Caltech101 to three other domains",
+            "set": {"source_domains": ("Caltech101",), "target_domains": ("VOC2007", "LabelMe", "SUN09")},
+        },
+        "vlcs-from-sun09": {
+            "title": "VLCS, SUN09 to three other domains",
+            "set": {"source_domains": ("SUN09",), "target_domains": ("VOC2007", "LabelMe", "Caltech101")},
+        },
+    },
 )
 class VlcsFromVOC2007(Vlcs):
-    """Labelled VOC2007; unlabelled LabelMe, Caltech101 and SUN09."""
+    """Labelled one domain: VOC2007, or that of the title; unlabelled the three others."""
 
     source_domains: ClassVar[tuple[str, ...]] = ("VOC2007",)
     target_domains: ClassVar[tuple[str, ...]] = ("LabelMe", "Caltech101", "SUN09")

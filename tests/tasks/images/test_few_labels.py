@@ -31,8 +31,8 @@ from selfbench.tasks.images.svhn import SvhnFew40
 RNG = np.random.default_rng(0)
 PUBLISHED = {
     "cifar10": (40, 250, 4000),
-    "cifar100": (400, 2500, 10000),
-    "stl10": (40, 250, 1000),
+    "cifar100": (200, 400, 2500, 10000),
+    "stl10": (40, 100, 250, 1000),
     "svhn": (40, 250, 1000),
     "eurosat": (20, 40),
 }
