@@ -14,6 +14,10 @@ from .rules import CONTROL_FAMILIES, UPPER_BOUND_FAMILIES
 UNKNOWN_PROTOCOL = "other"
 JUDGE_GATE = "judge-gate"
 """The tag of tasks on which a judge's verdicts are used only after the judge has beaten a heuristic."""
+STRONG_VIEWS = "strong-augmentation"
+"""The need of methods that train on strong views whatever their hyper-parameters say."""
+AUGMENT = "augment"
+"""The hyper-parameter that chooses a method's view."""
 PAIRS = "pairs"
 """The tag of tasks whose test examples are scored two by two: half as many are independent."""
 
@@ -44,6 +48,20 @@ class Catalogue:
             return False
         own = bool(self.methods[method].options.get("own_judge", False))
         return own and not self._has_tag(task, JUDGE_GATE)
+
+    def view(self, method: str, params: str) -> str:
+        """The strongest view that an adaptation method trains on: `none`, `weak` or `strong`; empty for all others.
+
+        A method that cannot do without strong views needs them, one that can leaves the choice to `augment`, and
+        all others train on weak ones. `params` is canonical JSON.
+        """
+        entry = self.methods.get(method)
+        if entry is None or entry.protocol != "adaptation":
+            return ""
+        if STRONG_VIEWS in self.needs(method):
+            return "strong"
+        default = next((item.default for item in entry.hypers if item.name == AUGMENT), "weak")
+        return str(json.loads(params).get(AUGMENT, default))
 
     def scored_together(self, task: str) -> int:
         """How many test examples of a task make one item of its metric."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ..needs import UPPER_BOUND_FAMILIES as UPPER_BOUND_FAMILIES
 
 CONFIDENCE = 0.95
@@ -28,3 +30,10 @@ RESAMPLES = 10_000
 BOOTSTRAP_SEED = 2015
 
 CONTROL_FAMILIES = ("baseline", "baselines", "control", "controls")
+
+VIEW_CONTROLS: Mapping[str, tuple[tuple[str, str], ...]] = {
+    "none": (("erm", ""), ("supervised", "none")),
+    "weak": (("supervised", "weak"),),
+    "strong": (("erm-augment", ""), ("supervised", "strong")),
+}
+"""View -> the controls that train on labelled examples in that view alone, by name and, where it has one, `augment`."""

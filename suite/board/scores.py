@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -12,7 +12,7 @@ import numpy as np
 from .catalogue import Catalogue
 from .intervals import Array, Interval, mean_interval, mean_intervals
 from .ranking import Rank, compare, tie_letters
-from .rules import DISCORDANT, MDE_FACTOR, MDE_METRICS, MIN_SEEDS
+from .rules import DISCORDANT, MDE_FACTOR, MDE_METRICS, MIN_SEEDS, VIEW_CONTROLS
 from .table import FAILURES, MISSING, Field, Row
 
 RANKED = "ranked"
@@ -31,8 +31,10 @@ class Score:
 
     `mean` and `sd` (ddof=1) are over the finished seeds, in the metric's unit. `standing` says why there is a rank or
     none; `rank_mean` is the mean that the order follows, failed seeds imputed; `gap` is the mean difference to the
-    best method over common seeds, in the metric's unit. `ungated` says that its own judge rewards it, and that nobody
-    has asked what that judge is worth.
+    best method over common seeds, in the metric's unit. `control` is the label of the control that trains on the same
+    view of the labelled examples alone, empty where the field has none, and `control_gap` the difference to it, from
+    which the gain of the augmentation has been taken away. `ungated` says that its own judge rewards it, and that
+    nobody has asked what that judge is worth.
     """
 
     row: Row
@@ -47,6 +49,9 @@ class Score:
     rank_mean: float | None = None
     gap: float | None = None
     gap_interval: Interval | None = None
+    control: str = ""
+    control_gap: float | None = None
+    control_interval: Interval | None = None
     imputed: int = 0
     ungated: bool = False
     cost: Mapping[str, float] = field(default_factory=dict)
@@ -87,6 +92,11 @@ class TaskBoard:
     mde: float | None
     compared: int
     badness: Array
+
+    @property
+    def controlled(self) -> bool:
+        """Whether any method stands beside the control of its view."""
+        return any(score.control_gap is not None for score in self.scores)
 
     @cached_property
     def best(self) -> Score | None:
@@ -131,11 +141,14 @@ def score_field(field: Field, catalogue: Catalogue, ranked: bool = True) -> Task
         if len(entrants) <= _MOST_LETTERED:
             letters = dict(zip(entrants, tie_letters(comparison.separated, range(len(entrants))), strict=True))
     intervals = _intervals(field)
+    views = [catalogue.view(row.method, row.outcomes[0].run.params) for row in field.rows]
     best = entrants[0] if entrants else None
     scores = []
     for i in order:
         row, values = field.rows[i], field.rows[i].values
         gap, gap_interval = _gap(badness, i, best, sign)
+        control = _control(field, views, i) if kinds[i] == "method" else None
+        control_gap, control_interval = _gap(badness, i, control, sign)
         scores.append(
             Score(
                 row=row,
@@ -150,6 +163,9 @@ def score_field(field: Field, catalogue: Catalogue, ranked: bool = True) -> Task
                 rank_mean=None if math.isnan(rank_means[i]) else sign * rank_means[i],
                 gap=gap,
                 gap_interval=gap_interval,
+                control="" if control is None else field.rows[control].label,
+                control_gap=control_gap,
+                control_interval=control_interval,
                 imputed=imputed[i],
                 ungated=catalogue.ungated(row.method, field.task),
                 cost=_cost(row),
@@ -203,11 +219,20 @@ def _intervals(field: Field) -> dict[int, Interval]:
     return found
 
 
-def _gap(badness: Array, i: int, best: int | None, sign: float) -> tuple[float | None, Interval | None]:
-    """The mean difference of row i to the best one in the metric's unit, and its interval."""
-    if best is None or i == best:
+def _control(field: Field, views: Sequence[str], i: int) -> int | None:
+    """The row of the control that trains on the view of row i alone; `views` has the view of every row."""
+    for name, augment in VIEW_CONTROLS.get(views[i], ()):
+        for j, row in enumerate(field.rows):
+            if row.method == name and augment in ("", views[j]):
+                return j
+    return None
+
+
+def _gap(badness: Array, i: int, other: int | None, sign: float) -> tuple[float | None, Interval | None]:
+    """The mean difference of row i to another one in the metric's unit, and its interval."""
+    if other is None or i == other:
         return None, None
-    difference = badness[i] - badness[best]
+    difference = badness[i] - badness[other]
     difference = sign * difference[~np.isnan(difference)]
     if len(difference) < MIN_SEEDS:
         return None, None

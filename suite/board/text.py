@@ -84,6 +84,9 @@ def _line(score: Score, board: TaskBoard) -> tuple[str, ...]:
         notes.append(f"{score.missing} to run")
     if score.needs:
         notes.append(f"needs {', '.join(score.needs)}")
+    if score.control_gap is not None:
+        gap = formats.signed(score.control_gap, metric)
+        notes.append(f"against {score.control} {gap} ({formats.between(score.control_interval, metric, plus=True)})")
     if score.ungated:
         notes.append(UNGATED)
     rank = str(score.rank) if score.rank else formats.DASH

@@ -14,6 +14,7 @@ from selfbench.suite.board.export import board_data, json_text
 from selfbench.suite.board.ranking import Rank
 from selfbench.suite.board.scores import ALONE, FEW_SEEDS, RANKED, UPPER_BOUND, minimum_detectable_effect, score_field
 from selfbench.suite.board.table import fields_of
+from selfbench.suite.board.text import task_text
 from selfbench.suite.registry import Entry
 
 
@@ -55,6 +56,64 @@ def test_two_seeds_are_not_enough(board_of) -> None:
     assert board.compared == 2
     assert board.best is not None
     assert board.best.row.method == "b"
+
+
+def test_a_method_stands_beside_the_control_of_its_own_view(run_of) -> None:
+    """`flexmatch` cannot do without strong views, `noisy-student` and `dann` choose theirs, the others are weak."""
+    errors = {
+        ("erm", "{}"): 0.30,
+        ("erm-augment", "{}"): 0.40,
+        ("supervised", '{"augment":"weak"}'): 0.20,
+        ("mean-teacher", "{}"): 0.35,
+        ("flexmatch", "{}"): 0.10,
+        ("noisy-student", "{}"): 0.45,
+        ("dann", "{}"): 0.25,
+        ("dann", '{"augment":"none"}'): 0.28,
+        ("dann", '{"augment":"strong"}'): 0.43,
+        ("oracle-labels", "{}"): 0.01,
+        ("unknown", "{}"): 0.50,
+    }
+    runs = [
+        run_of(method, seed, error + 0.01 * seed, params=params)
+        for (method, params), error in errors.items()
+        for seed in range(3)
+    ]
+    catalogue = Catalogue.registered()
+    board = score_field(fields_of(runs, catalogue)[0], catalogue)
+    found = {
+        (score.row.method, score.row.outcomes[0].run.params): (score.control.split("[")[0], score.control_gap)
+        for score in board.scores
+        if score.control
+    }
+    assert {key: (name, round(gap, 6)) for key, (name, gap) in found.items()} == {
+        ("mean-teacher", "{}"): ("supervised", 0.15),
+        ("flexmatch", "{}"): ("erm-augment", -0.3),
+        ("noisy-student", "{}"): ("erm-augment", 0.05),
+        ("dann", "{}"): ("supervised", 0.05),
+        ("dann", '{"augment":"none"}'): ("erm", -0.02),
+        ("dann", '{"augment":"strong"}'): ("erm-augment", 0.03),
+    }
+    assert board.controlled
+    rows = {row["method"].split("[")[0]: row for row in board_data(board)["rows"]}
+    assert rows["flexmatch"]["control"].startswith("erm-augment")
+    assert rows["flexmatch"]["gap_to_control"] == pytest.approx(-0.3)
+    assert rows["flexmatch"]["control_low"] == pytest.approx(-0.3) == rows["flexmatch"]["control_high"]
+    assert "−30.0 (−30.0 to −30.0)" in task_text(board).split("against erm-augment")[1].splitlines()[0]
+
+
+def test_the_strong_view_of_supervised_stands_for_erm_augment_and_no_view_for_another(run_of) -> None:
+    catalogue = Catalogue.registered()
+
+    def controls(*augments: str) -> set[str]:
+        given = [("supervised", f'{{"augment":"{augment}"}}') for augment in augments]
+        methods = [*given, ("fixmatch", "{}"), ("mean-teacher", "{}")]
+        runs = [run_of(name, seed, 0.1, params=params) for name, params in methods for seed in range(3)]
+        board = score_field(fields_of(runs, catalogue)[0], catalogue)
+        return {f"{score.row.method}: {score.control.partition(', ')[0]}" for score in board.scores if score.control}
+
+    assert controls("weak", "strong") == {"fixmatch: supervised[augment=strong", "mean-teacher: supervised[lr_scale=?]"}
+    assert controls("none") == set()
+    assert controls("strong") == {"fixmatch: supervised[augment=strong"}
 
 
 def test_a_single_method_is_not_ranked(board_of) -> None:
