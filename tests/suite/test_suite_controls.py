@@ -10,23 +10,25 @@ import pytest
 
 from selfbench.suite import registry
 from selfbench.suite.needs import ORACLE
+from selfbench.suite.protocols.adaptation import AdaptationTask
 from selfbench.suite.spec import MethodRef
 from selfbench.suite.suites import load_suite, suite_names
 
 EXCEPTIONS: Mapping[tuple[str, str], tuple[set[str], str]] = {
-    **{
-        ("quick", task): (
-            {"augmented", "unfiltered", "oracle"},
-            "six minutes on two cores are all that quick may take; the same task has all controls in the suite small",
-        )
-        for task in ("digits-semi", "newsgroups-few")
-    },
+    ("quick", "newsgroups-few"): (
+        {"no view", "strong view", "unfiltered", "oracle"},
+        "six minutes on two cores are all that quick may take; the same task has all controls in the suite small",
+    ),
+    ("quick", "digits-semi"): (
+        {"unfiltered", "oracle"},
+        "six minutes on two cores are all that quick may take; the same task has all controls in the suite small",
+    ),
     ("quick", "reuters-r8-active"): (
-        {"augmented", "unfiltered", "oracle"},
+        {"no view", "strong view", "unfiltered", "oracle"},
         "six minutes on two cores are all that quick may take; the same task has all controls in text-small",
     ),
     ("quick", "sentiment-domains"): (
-        {"unfiltered", "oracle"},
+        {"weak view", "unfiltered", "oracle"},
         "six minutes on two cores are all that quick may take; the same task has all controls in shift-small",
     ),
     ("quick", "arithmetic-tiny"): (
@@ -34,7 +36,7 @@ EXCEPTIONS: Mapping[tuple[str, str], tuple[set[str], str]] = {
         "six minutes on two cores are all that quick may take; the same task has all controls in language-tiny",
     ),
     ("smoke", "digits-semi"): (
-        {"augmented", "unfiltered", "oracle"},
+        {"no view", "strong view", "unfiltered", "oracle"},
         "one seed of a tenth of the budget proves that a machine works and compares no methods",
     ),
     ("language-more", "addition-smol-forgetting"): (
@@ -58,15 +60,26 @@ TASKS = [
 ]
 
 
-def controls(methods: list[MethodRef]) -> set[str]:
-    """Which controls are among `methods`; `supervised` on the strong view is `erm-augment` under another name."""
+def has_weak_view(task: registry.Entry) -> bool:
+    """Whether the weak view of `task` is another than its inputs."""
+    return task.load().weak is not AdaptationTask.weak
+
+
+def controls(task: registry.Entry, methods: list[MethodRef]) -> set[str]:
+    """Which controls of `task` are among `methods`.
+
+    `supervised` on no view is `erm`, and on the strong one `erm-augment`, bit by bit (`tests/methods/baselines`); where
+    a task has no weak view, its default is `erm` too (`tests/tasks/synthetic`).
+    """
+    plain = task.protocol == "adaptation" and not has_weak_view(task)
 
     def has(name: str, **params: Any) -> bool:
         return any(ref.name == name and params.items() <= ref.params.items() for ref in methods)
 
     found = {
-        "labelled alone": has("erm") or has("supervised", augment="weak") or has("supervised", augment="none"),
-        "augmented": has("erm-augment") or has("supervised", augment="strong"),
+        "no view": has("erm") or has("supervised", augment="none") or (plain and has("supervised", augment="weak")),
+        "weak view": has("supervised", augment="weak"),
+        "strong view": has("erm-augment") or has("supervised", augment="strong"),
         "unfiltered": has("pseudo-label", threshold=0.0) or has("self-distillation"),
         "oracle": has("oracle-labels") or has("oracle-answers"),
         "demonstrations alone": has("sft"),
@@ -84,9 +97,9 @@ def demanded(task: registry.Entry) -> set[str]:
         return {"demonstrations alone", "same steps", "unfiltered"} | {
             name for name, need in granted.items() if need in grants
         }
-    names = {"labelled alone"}
+    names = {"no view", "weak view"} if has_weak_view(task) else {"no view"}
     if "strong-augmentation" in grants and outputs in registry.get("method", "erm-augment").options["outputs"]:
-        names.add("augmented")
+        names.add("strong view")
     if outputs in registry.get("method", "pseudo-label").options["outputs"]:
         names.add("unfiltered")
     if ORACLE in grants and outputs in registry.get("method", "oracle-labels").options["outputs"]:
@@ -98,28 +111,34 @@ def demanded(task: registry.Entry) -> set[str]:
 def test_every_control_is_there(suite: str, name: str) -> None:
     specs = [spec for spec in SPECS[suite] if spec.task.name == name]
     seeds = {spec.seed for spec in specs}
-    missing = set()
+    task, missing = registry.get("task", name), set()
     for seed in seeds:
-        missing |= demanded(registry.get("task", name)) - controls([s.method for s in specs if s.seed == seed])
+        missing |= demanded(task) - controls(task, [s.method for s in specs if s.seed == seed])
     allowed, _ = EXCEPTIONS.get((suite, name), (set(), ""))
     assert missing == allowed, "what an exception allows and is not missing is no exception"
 
 
 def test_exceptions_are_of_tasks_that_have_all_controls_elsewhere() -> None:
     for suite, name in EXCEPTIONS:
+        task = registry.get("task", name)
         assert any(
-            demanded(registry.get("task", name))
-            <= controls([s.method for s in specs if s.task.name == ALIKE.get(name, name)])
+            demanded(task) <= controls(task, [s.method for s in specs if s.task.name == ALIKE.get(name, name)])
             for other, specs in SPECS.items()
             if other != suite or name in ALIKE
         ), f"{name} of {suite}"
 
 
 def test_what_is_demanded_depends_on_what_is_granted() -> None:
-    assert demanded(registry.get("task", "digits-semi")) == {"labelled alone", "augmented", "unfiltered", "oracle"}
-    assert demanded(registry.get("task", "gaussian-shift-d20-n1000")) == {"labelled alone", "unfiltered"}
+    assert demanded(registry.get("task", "digits-semi")) == {
+        "no view", "weak view", "strong view", "unfiltered", "oracle",
+    }  # fmt: skip
+    assert demanded(registry.get("task", "gaussian-shift-d20-n1000")) == {"no view", "unfiltered"}
     assert demanded(registry.get("task", "judge-tiny")) == {
         "demonstrations alone", "same steps", "unfiltered", "oracle",
     }  # fmt: skip
     assert demanded(registry.get("task", "asdiv-smol")) == demanded(registry.get("task", "judge-tiny")) | {"few shots"}
-    assert controls([MethodRef(name="pseudo-label", version="1", params={"threshold": 0.95})]) == set()
+    digits, plain = registry.get("task", "digits-semi"), registry.get("task", "gaussian-shift-d20-n1000")
+    assert controls(digits, [MethodRef(name="pseudo-label", version="1", params={"threshold": 0.95})]) == set()
+    supervised = MethodRef(name="supervised", version="1", params={"augment": "weak"})
+    assert controls(digits, [supervised]) == {"weak view"}
+    assert controls(plain, [supervised]) == {"no view", "weak view"}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,9 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
+from selfbench.methods.baselines.erm import Erm
+from selfbench.methods.baselines.supervised import Supervised
+from selfbench.methods.mean_teacher.mean_teacher import MeanTeacher
 from selfbench.suite import registry
 from selfbench.suite.bundle import BundleFolder, write_bundle
 from selfbench.suite.data import Data
@@ -60,6 +64,13 @@ def test_pools_are_drawn_from_their_mixtures(bundle: BundleFolder) -> None:
         assert np.abs(signed[part].mean(0) - centre).max() < 4.5 / n**0.5
         assert np.abs(np.cov(signed[part].T) - np.eye(20)).max() < 6.5 / n**0.5
         assert abs(labels[part].mean() - 0.5) < 2 / n**0.5
+
+
+def test_without_views_supervised_and_erm_are_one_computation(bundle: BundleFolder, play: Callable[..., Any]) -> None:
+    """So that suites have `supervised` alone there: docs/architecture.md."""
+    task = GaussianShiftD20N1000()
+    weak, plain, other = (play(method, task, bundle, limit=3_000.0) for method in (Supervised(), Erm(), MeanTeacher()))
+    assert weak.predictions_sha256 == plain.predictions_sha256 != other.predictions_sha256
 
 
 def test_the_split_is_as_declared(bundle: BundleFolder) -> None:
