@@ -14,7 +14,8 @@ from ...suite.registry import register_method
 from ..common.features import classifier_of, no_features
 
 
-@register_method("lame", family="baseline", protocol="stream", paper="arXiv:2201.05718", frozen=("source",))
+@register_method("lame", family="baseline", protocol="stream", paper="arXiv:2201.05718",
+                 frozen=("source", "source-features"))  # fmt: skip
 @dataclass
 class Lame(StreamMethod):
     """Laplacian adjusted maximum-likelihood estimation of a batch's assignments (Boudiaf et al. 2022, 2201.05718).

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from .. import registry
+from ..bundle import BundleFolder
 from ..errors import SelfbenchError
 from ..prepare.builder import DECODED, write_request
 from ..prepare.bundles import bundle_folder, data_of, is_whole, missing_data, source_folders
 from ..prepare.decoded import decoded_folder, rows_to_keep, used
-from ..prepare.frozen import frozen_folders, prune
+from ..prepare.frozen import frozen_folders, made_with, prune
 from ..record import Status
 from ..spec import RunSpec
 from ..store import Store
@@ -40,6 +41,17 @@ class _Step:
     task: registry.Entry
     about: dict[str, Any]
     gpu: int | None = None
+
+
+def _frozen_step(specs: Sequence[RunSpec], folder: BundleFolder, part: str) -> tuple[_Step, list[Path]]:
+    """The step that computes `folder` with what any of `specs` asks of the same passes, and all that it computes."""
+    # Of tasks whose bundle is not there yet, no folder is known, and none is in the cache.
+    asked = [(spec, frozen_folders(spec)) for spec in specs]
+    spec = max((one for one in asked if folder in one[1].values()), key=lambda one: len(one[1]))[0]
+    keep = {str(other.path) for _, found in asked for other in found.values()}
+    about = {"spec": spec.model_dump(mode="json"), "part": part, "keep": sorted(keep)}
+    step = _Step(registry.get("task", spec.task.name), about, gpu=0 if spec.device == "cuda" else None)
+    return step, [other.path for other in made_with(spec, part).values()]
 
 
 class Preparation:
@@ -119,9 +131,11 @@ class Preparation:
                 failure = missed
                 for part, folder in frozen_folders(spec).items() if failure is None else ():
                     if folder.path not in made:
-                        about = {"spec": spec.model_dump(mode="json"), "part": part}
-                        step = _Step(task, about, gpu=0 if spec.device == "cuda" else None)
-                        made[folder.path] = None if is_whole(folder) else (yield step)
+                        made[folder.path] = None
+                        if not is_whole(folder):
+                            step, along = _frozen_step(specs, folder, part)
+                            # What that process has left out is not asked for a second time.
+                            made |= dict.fromkeys(along, (yield step))
                     parts.add(folder.path)
                     failure = failure or made[folder.path]
                 run_id = spec.run_id

@@ -44,7 +44,8 @@ def main(request: Path) -> int:
 
     try:
         if "spec" in asked:
-            build_frozen(RunSpec.model_validate(asked["spec"]), asked["part"], tell)
+            keep = [Path(path) for path in asked["keep"]]
+            build_frozen(RunSpec.model_validate(asked["spec"]), asked["part"], tell, keep)
         elif asked.get("part") == DECODED:
             build_decoded(registry.get("task", asked["task"]), [Path(path) for path in asked["keep"]], tell)
         else:

@@ -1,9 +1,10 @@
 """The cache of what no method changes, computed once for all methods of a task and seed.
 
 <cache>/frozen/<task>-<part>-<key>/ is a bundle, written by a process that holds no method, and only read by those that
-do. Of a stream a part is the passes of the source model with one kind of statistics, which depend on source model,
-stream and batch cuts alone: the public arrays `logits` float32 (N, K) and `features` (N, D). Of a policy it is `first`:
-the weights of the first policy, and its responses to the test problems.
+do. Of a stream a part is what the source model gives with one kind of statistics, which depends on source model, stream
+and batch cuts alone: `source` and `batch` hold the public array `logits` float32 (N, K), `source-features` and
+`batch-features` the array `features` float32 (N, D). Of a policy it is `first`: the weights of the first policy, and
+its responses to the test problems. What does not fit is left out, and each run computes it itself.
 """
 
 from __future__ import annotations
@@ -13,10 +14,13 @@ import functools
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterable
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from .. import registry
 from ..bundle import Bundle, BundleFolder, write_bundle
@@ -69,49 +73,125 @@ def source_digest(file: Path) -> str:
     return hashlib.sha256(b"".join(one.read_bytes() for one in sorted(files))).hexdigest()
 
 
-def build_frozen(spec: RunSpec, part: str, tell: Callable[[str], None] = lambda _: None) -> BundleFolder:
-    """Compute one folder of `frozen_folders(spec)` unless it is whole; in a process that holds no method."""
+def build_frozen(
+    spec: RunSpec, part: str, tell: Callable[[str], None] = lambda _: None, keep: Iterable[Path] = ()
+) -> BundleFolder:
+    """Compute one folder of `frozen_folders(spec)` unless it is whole; in a process that holds no method.
+
+    With it comes what else `spec` asks of the same passes. Room is made by removing what is not in `keep`; what does
+    not fit beside that is left out, so that the folder does not exist.
+    """
     from ..protocols.context import prepare_torch
 
-    folder = frozen_folders(spec)[part]
-    with locked(folder.path.parent / f".{folder.path.name}.lock"):
-        if is_whole(folder):
-            return folder
+    folders = made_with(spec, part)
+    with contextlib.ExitStack() as locks:
+        for folder in folders.values():
+            locks.enter_context(locked(_lock(folder.path)))
+        missing = {name: folder for name, folder in folders.items() if not is_whole(folder)}
+        if part not in missing:
+            return folders[part]
+        for folder in missing.values():
+            _remove_torn(folder.path)
+        keep = [*keep, *(folder.path for folder in folders.values())]
         device = prepare_torch(spec)
         entry = registry.get("task", spec.task.name)
         task, bundle = entry.load()(), bundle_folder(entry)
         if entry.protocol == "policy":
             tell(f"the first policy of seed {spec.seed}")
-            return write_bundle(folder.path, _first_policy(task, bundle, spec, device))
-        return write_bundle(folder.path, _passes(task, bundle, spec, device, part, tell))
+            _write_first(folders[part], _first_policy(task, bundle, spec, device), keep, tell)
+        else:
+            _write_passes(task, bundle, spec, device, missing, keep, tell)
+        return folders[part]
 
 
-def _passes(
-    task: Any, bundle: BundleFolder, spec: RunSpec, device: torch.device, statistics: str, tell: Callable[[str], None]
-) -> Bundle:
+def made_with(spec: RunSpec, part: str) -> dict[str, BundleFolder]:
+    """What of `frozen_folders(spec)` the passes of `part` give, in the order in which all builders take its locks."""
+    folders = frozen_folders(spec)
+    return {name: folders[name] for name in sorted(folders) if _statistics(name) == _statistics(part)}
+
+
+def _statistics(part: str) -> str:
+    return part.removesuffix("-features")
+
+
+def _lock(folder: Path) -> Path:
+    return folder.parent / f".{folder.name}.lock"
+
+
+def _remove_torn(folder: Path) -> None:
+    """Remove what builders of `folder` that were killed have left; its lock is held."""
+    for path in folder.parent.glob(f".{folder.name}.*"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _write_passes(
+    task: Any,
+    bundle: BundleFolder,
+    spec: RunSpec,
+    device: torch.device,
+    folders: Mapping[str, BundleFolder],
+    keep: Iterable[Path],
+    tell: Callable[[str], None],
+) -> None:
+    """Write the parts `folders` of one kind of statistics that fit, batch by batch and straight to the disk."""
     import torch
 
     from ..protocols.features import forward_with_features
     from ..protocols.frozen_passes import order_digest, use_batch_statistics
 
     public, stream = bundle.public(), task.stream(bundle, spec.seed)
+    statistics = _statistics(next(iter(folders)))
     model = task.model()
     model.load_state_dict(bundle.model())
     model.to(device).eval().requires_grad_(False)
     if statistics == "batch":
         use_batch_statistics(model)
-    rows = []
-    with torch.no_grad():
-        for batch in range(len(stream.cuts) - 1):
-            chosen = stream.indices[stream.cuts[batch] : stream.cuts[batch + 1]]
-            logits, features = forward_with_features(model, task.images(public, chosen).to(device))
-            rows.append((logits.float().cpu(), None if features is None else features.float().cpu()))
-            tell(f"frozen passes ({statistics} statistics): {stream.cuts[batch + 1]:,} of {len(stream.indices):,}")
-    arrays = {"logits": torch.cat([row[0] for row in rows]).numpy()}
-    if all(row[1] is not None for row in rows):
-        arrays["features"] = torch.cat([row[1] for row in rows if row[1] is not None]).numpy()
     facts = {"order": order_digest(stream.indices, stream.cuts), "cpu": torch.backends.cpu.get_cpu_capability()}
-    return Bundle(arrays, {}, facts=facts)
+    rows: dict[str, np.memmap[Any, Any]] = {}
+    files: dict[str, Path] = {}
+    notes: list[str] = []
+    with torch.no_grad(), contextlib.ExitStack() as scratch:
+        for batch in range(len(stream.cuts) - 1):
+            start, stop = stream.cuts[batch], stream.cuts[batch + 1]
+            shown = task.images(public, stream.indices[start:stop]).to(device)
+            logits, features = forward_with_features(model, shown)
+            made = (
+                {statistics: logits} if features is None else {statistics: logits, f"{statistics}-features": features}
+            )
+            # The first batch shows how wide the rows are, before anything is written.
+            for name in sorted(folders.keys() & made.keys()) if batch == 0 else ():
+                shape = (len(stream.indices), made[name].shape[1])
+                note = _no_room(f"frozen passes ({name}, {shape[0]:,} rows)", 4 * shape[0] * shape[1], keep)
+                if note:
+                    notes.append(note)
+                    continue
+                place = folders[name].path
+                files[name] = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent)) / "rows.npy"
+                scratch.callback(shutil.rmtree, files[name].parent, ignore_errors=True)
+                rows[name] = np.lib.format.open_memmap(files[name], "w+", np.float32, shape)
+            if not rows:
+                break
+            for name, out in rows.items():
+                out[start:stop] = made[name].float().cpu().numpy()
+            tell(f"frozen passes ({statistics} statistics): {stop:,} of {len(stream.indices):,}")
+        for name in list(rows):
+            rows.pop(name).flush()
+            array = "features" if name.endswith("-features") else "logits"
+            write_bundle(folders[name].path, Bundle({array: files[name]}, {}, facts=facts))
+    if notes:
+        # Last, so that whoever reads the last word of a process hears of it.
+        tell("; ".join(notes))
+
+
+def _no_room(what: str, size: int, keep: Iterable[Path]) -> str:
+    """Make room for `size` bytes; what to say where there is none, and "" where there is."""
+    if prune(keep, size):
+        return ""
+    return (
+        f"{what} would take {size / 2**20:,.0f} MB and the cache may hold {limit_mb():,.0f} MB: every run computes "
+        "them itself (SELFBENCH_FROZEN_MB raises the bound)"
+    )
 
 
 def _first_policy(task: Any, bundle: BundleFolder, spec: RunSpec, device: torch.device) -> Bundle:
@@ -124,20 +204,44 @@ def _first_policy(task: Any, bundle: BundleFolder, spec: RunSpec, device: torch.
     return Bundle(made.responses, {}, made.weights, {"cpu": torch.backends.cpu.get_cpu_capability()})
 
 
-def prune(keep: Iterable[Path]) -> None:
-    """Remove what was used longest ago until the cache is within its bound; `keep` stays."""
-    root, kept = cache_folder() / "frozen", set(keep)
+def _write_first(folder: BundleFolder, made: Bundle, keep: Iterable[Path], tell: Callable[[str], None]) -> None:
+    weights = (made.model or {}).values()
+    size = sum(array.nbytes for array in (*made.public.values(), *weights) if not isinstance(array, Path))
+    note = _no_room("the first policy and its responses", size, keep)
+    if note:
+        tell(note)
+    else:
+        write_bundle(folder.path, made)
+
+
+def prune(keep: Iterable[Path], room: int = 0) -> bool:
+    """Remove what was used longest ago until the cache, with `room` bytes more, is within its bound; `keep` stays.
+
+    Returns whether it is. Where `room` cannot be made, nothing is removed for it.
+    """
+    root, kept, limit = cache_folder() / "frozen", set(keep), limit_mb() * 2**20
     if not root.is_dir():
-        return
+        return room <= limit
     for path in kept:
         with contextlib.suppress(FileNotFoundError):
             os.utime(path)
     folders = sorted((path for path in root.iterdir() if path.is_dir()), key=last_used)
     sizes = {path: bytes_below(path) for path in folders}
     total = sum(sizes.values())
-    for path in folders:
-        if total <= limit_mb() * 2**20:
-            return
-        if path not in kept:
-            shutil.rmtree(path, ignore_errors=True)
-            total -= sizes[path]
+    removable = [path for path in folders if path not in kept and not _being_written(path)]
+    if room and total - sum(sizes[path] for path in removable) + room > limit:
+        return False
+    for path in removable:
+        if total + room <= limit:
+            break
+        shutil.rmtree(path, ignore_errors=True)
+        total -= sizes[path]
+    return total + room <= limit
+
+
+def _being_written(path: Path) -> bool:
+    """Whether `path` is the unfinished folder of a builder that lives, which holds the lock of the finished one."""
+    if not path.name.startswith("."):
+        return False
+    with locked(_lock(path.with_name(path.name[1:].rpartition(".")[0])), wait=False) as free:
+        return not free

@@ -52,11 +52,11 @@ class FrozenCache:
             "order": order_digest(plan["indices"], plan["cuts"]),
             "cpu": torch.backends.cpu.get_cpu_capability(),
         }
-        for statistics, path in folders.items():
+        for part, path in folders.items():
             folder = BundleFolder(Path(path))
             # A cache of another order or kind of processor is no cache.
             if folder.exists and {name: folder.facts.get(name) for name in expected} == expected:
-                self._arrays[statistics] = folder.public()
+                self._arrays[part] = folder.public()
 
     def show(self, batch: int, images: Tensor) -> None:
         """From now on, `images` is batch number `batch` of the stream."""
@@ -64,7 +64,7 @@ class FrozenCache:
 
     def get(self, images: Tensor, statistics: str, names: tuple[str, ...]) -> list[Tensor] | None:
         """Arrays of the batch that is being shown, counted as one computed pass; None when one is not here."""
-        arrays = self._arrays.get(statistics, {})
+        arrays = self._arrays.get(statistics, {}) | self._arrays.get(f"{statistics}-features", {})
         if images is not self._shown or not all(name in arrays for name in names):
             return None
         self._meter.charge(forward=len(images))

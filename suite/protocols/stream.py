@@ -155,8 +155,9 @@ class Source:
         """Passes through `model`, the source model in eval mode, which is never changed.
 
         They come from a cache, which all methods share, when the method names `statistics` in `frozen` of its
-        registration, and are counted as computed in any case. "batch" says that batch norm uses the statistics of
-        each batch alone.
+        registration, and "<statistics>-features" too for those of `with_features`; what does not fit into the cache is
+        computed. They are counted as computed in any case. "batch" says that batch norm uses the statistics of each
+        batch alone.
         """
         return FrozenPasses(model, statistics, self.cache)
 

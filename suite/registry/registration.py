@@ -32,9 +32,10 @@ def register_method(
 
     `family` is the idea it belongs to, `paper` its source (`arXiv:...`, a DOI, or `-`), `needs` what it asks of a
     task (see docs/architecture.md), `frozen` the passes of the unchanged source model that it takes from
-    `Source.frozen` ("source" or "batch" statistics), `outputs` the kinds of model outputs that it works on (`OUTPUTS`),
-    `own_judge` that its own policy's verdicts reward it, for which it asks `view.gate`: boards mark it where the task
-    has no gate (tag `judge-gate`); raise `version` whenever its results change.
+    `Source.frozen` ("source" or "batch" statistics, and "source-features" or "batch-features" beside them for what
+    `with_features` gives), `outputs` the kinds of model outputs that it works on (`OUTPUTS`), `own_judge` that its own
+    policy's verdicts reward it, for which it asks `view.gate`: boards mark it where the task has no gate (tag
+    `judge-gate`); raise `version` whenever its results change.
     """
     return mark("method", name, {"family": family, "protocol": protocol, "paper": paper, "needs": needs,
                                   "frozen": frozen, "outputs": outputs, "own_judge": own_judge,
