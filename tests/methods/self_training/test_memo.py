@@ -59,6 +59,46 @@ def test_predictions_equal_a_fresh_model_per_image(
     assert moved > 0.01
 
 
+def _mixed_norm(x: Tensor, layer: nn.BatchNorm2d, w: float) -> Tensor:
+    """Normalised by the statistics of `x` with a share w of the source's, which are constants to the gradient."""
+    mean, square = x.detach().mean((0, 2, 3)), (x.detach() ** 2).mean((0, 2, 3))
+    mean, variance = (
+        w * layer.running_mean + (1 - w) * mean, w * layer.running_var + (1 - w) * (square - mean * mean)
+    )  # fmt: skip
+    shape = (1, -1, 1, 1)
+    scaled = (x - mean.view(shape)) / (variance + layer.eps).sqrt().view(shape)
+    return scaled * layer.weight.view(shape) + layer.bias.view(shape)
+
+
+@pytest.mark.parametrize("w", [0.9, 0.9411764705882353, 0.3])
+def test_a_step_with_mixed_statistics_equals_one_written_out(
+    source_model: Callable[..., nn.Module], source: Source, images: Tensor, w: float
+) -> None:
+    """As all presets have it: the views of one image are one batch, whose statistics have no gradient."""
+    method = Memo(lr=0.1, views=3, source_weight=w)
+    method.setup(source_model(), source)
+    mine = method.predict(images[:3])
+    drawn = augmix_views(images[:3], 3, torch.Generator().manual_seed(0))
+    moved = 0.0
+    for i in range(3):
+        slow = source_model().requires_grad_(True)
+
+        def forward(x: Tensor, net: nn.Module = slow) -> Tensor:
+            x = _mixed_norm(net[0](x), net[1], w).relu()
+            return net[6](net[5](net[4](_mixed_norm(net[3][0](x), net[3][1], w))))
+
+        before = forward(images[i : i + 1]).detach()
+        p = forward(drawn[:, i]).softmax(1).mean(0)
+        (-(p * p.log()).sum()).backward()
+        with torch.no_grad():
+            for parameter in slow.parameters():
+                parameter -= 0.1 * parameter.grad
+            expected = forward(images[i : i + 1])
+        moved = max(moved, (expected - before).abs().max().item())
+        torch.testing.assert_close(mine[i : i + 1], expected, rtol=0, atol=1e-5)
+    assert moved > 0.01
+
+
 def test_with_a_rate_of_zero_it_is_mixed_statistics_of_single_images(
     source_model: Callable[..., nn.Module], source: Source, images: Tensor
 ) -> None:
