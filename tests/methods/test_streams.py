@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from selfbench.suite import registry
+from selfbench.suite import checkpoint, registry
 
 from .conftest import RETURNING_PLAN, ImageNet, TinyStream
 
@@ -76,6 +76,8 @@ DECLARED: dict[str, set[str]] = {
     "visual-prompt": set(),
 }
 """What of the source model each method changes, by its paper: the parameters and buffers of `ImageNet`."""
+LEARNS_NOTHING = ("lame", "norm", "source")
+"""Methods of which no batch moves anything."""
 WITHOUT_DRAWS = ("eta", "eata", "lame", "norm", "pseudo-label-stream", "sar", "source", "tent")
 """Methods that draw nothing in the stream, so that a new start on the same images predicts the same."""
 
@@ -134,3 +136,64 @@ def test_a_reset_puts_a_method_back_to_its_start(stream: Callable[..., Any], nam
     going_on = stream(make(name), plan=RETURNING_PLAN | {"resets": np.zeros(0, np.int64)}).logits
     learns = bool(DECLARED[name])
     assert np.array_equal(going_on[1], going_on[3]) != learns
+
+
+def snapshot(value: Any) -> Any:
+    """All that may change in `value`: beside what a checkpoint knows, buffers without persistence and attributes of
+    modules and of other objects. Random generators are left out.
+    """
+    if isinstance(value, torch.Tensor):
+        return value.detach().clone()
+    if isinstance(value, (bool, int, float, str, bytes, type(None))):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [snapshot(item) for item in value]
+    if isinstance(value, dict):
+        return {key: snapshot(item) for key, item in value.items()}
+    if isinstance(value, torch.optim.Optimizer):
+        return snapshot(value.state_dict())
+    if isinstance(value, nn.Module):
+        own = {key: item for key, item in vars(value).items() if not key.startswith("_")}
+        inside = {"parameters": value._parameters, "buffers": value._buffers, "modules": value._modules}
+        return snapshot({**own, **inside})
+    return None
+
+
+def differences(one: Any, other: Any, where: str = "") -> list[str]:
+    """Where two snapshots differ."""
+    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
+        return [found for key in one for found in differences(one[key], other[key], f"{where}.{key}")]
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        pairs = enumerate(zip(one, other, strict=True))
+        return [found for number, pair in pairs for found in differences(*pair, f"{where}[{number}]")]
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor) and one.shape == other.shape:
+        return [] if torch.equal(one, other) else [where]
+    return (
+        [] if type(one) is type(other) and not isinstance(one, (dict, list, torch.Tensor)) and one == other else [where]
+    )
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_reset_puts_back_all_that_a_method_keeps(
+    stream: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Weights, teachers, optimisers, memories, queues: all is as `setup` left it, after batches moved it."""
+    method, states, found = make(name), {}, []
+    capture, reset = checkpoint.capture, checkpoint.reset
+
+    def captured(owner: Any, *rest: Any) -> Any:
+        states.setdefault("start", snapshot(vars(owner)))
+        return capture(owner, *rest)
+
+    def watched(owner: Any, state: Any) -> None:
+        moved = differences(states["start"], snapshot(vars(owner)))
+        reset(owner, state)
+        found.append((moved, differences(states["start"], snapshot(vars(owner)))))
+
+    monkeypatch.setattr(checkpoint, "capture", captured)
+    monkeypatch.setattr(checkpoint, "reset", watched)
+    stream(method, plan=RETURNING_PLAN)
+    assert len(found) == 2
+    for moved, left in found:
+        assert bool(moved) != (name in LEARNS_NOTHING), f"what the batches have moved: {moved}"
+        assert left == []
