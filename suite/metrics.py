@@ -26,6 +26,7 @@ METRICS: Mapping[str, Metric] = {
     for metric in (
         Metric("error", "Error", "lower"),
         Metric("accuracy", "Accuracy", "higher"),
+        Metric("mean_domain_error", "Error, mean over domains", "lower"),
         Metric("worst_group_error", "Worst-domain error", "lower"),
         Metric("worst_group_accuracy", "Worst-group accuracy", "higher"),
         Metric("worst_region_accuracy", "Worst-region accuracy", "higher"),

@@ -129,8 +129,16 @@ class StreamTask:
         return private["labels"][indices]
 
     def score(self, logits: Array, labels: Array, domains: Array, domain_names: tuple[str, ...]) -> Scores:
-        """Metrics over the whole stream and by domain, from sealed logits (N, K)."""
-        return score_classification(logits, labels, domains, domain_names)
+        """Metrics over the whole stream and by domain, from sealed logits (N, K).
+
+        `mean_domain_error` weighs every domain alike. Where all are of one size it is the error, and is left out.
+        """
+        scores = score_classification(logits, labels, domains, domain_names)
+        counts = np.bincount(domains.astype(np.int64))
+        if len(set(counts[counts > 0].tolist())) > 1:
+            by_domain = scores.groups["error"].values()
+            scores.metrics["mean_domain_error"] = float(np.mean(list(by_domain)))
+        return scores
 
 
 @dataclass

@@ -7,6 +7,8 @@ import math
 import numpy as np
 import pytest
 
+from selfbench.suite.metrics import metric_of
+from selfbench.suite.protocols.stream import StreamTask
 from selfbench.suite.scoring import ECE_BINS, label_correlation, log_softmax, score_classification, score_pool
 
 P = np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.3, 0.3, 0.4], [0.05, 0.05, 0.9]])
@@ -108,3 +110,16 @@ def test_the_labels_that_a_predictor_would_give_a_pool() -> None:
     assert score_pool(np.log(p), labels) == expected
     assert score_pool(np.log(p[2:4]), labels[2:4]) == {"pool_accuracy": 0.5, "confident_share": 0.0}
     assert score_pool(np.log(p), np.full(5, -1)) == {}
+
+
+def test_a_stream_whose_domains_differ_in_size_has_the_mean_of_their_errors_too() -> None:
+    labels, logits = np.array([0, 1, 0, 0, 1]), np.log(np.array([[0.9, 0.1]] * 5))
+    names = ("small", "empty", "large")
+    unequal = StreamTask().score(logits, labels, np.array([0, 0, 2, 2, 2]), names)
+    assert unequal.groups["error"] == {"small": 0.5, "large": pytest.approx(1 / 3)}
+    assert unequal.metrics["error"] == pytest.approx(2 / 5)
+    assert unequal.metrics["mean_domain_error"] == pytest.approx((1 / 2 + 1 / 3) / 2)
+    equal = StreamTask().score(logits[:4], labels[:4], np.array([0, 0, 2, 2]), names)
+    assert "mean_domain_error" not in equal.metrics, "it is the error"
+    assert metric_of("mean_domain_error").title == "Error, mean over domains"
+    assert metric_of("mean_domain_error").percent
