@@ -53,6 +53,7 @@ class Fst(StreamMethod):
         "cifar10": {"lr": 6e-5, "optimizer": "adam"},
         "cifar100": {"lr": 6e-5, "optimizer": "adam"},
         "imagenet": {"lr": 6e-5, "optimizer": "adam"},
+        "domainnet126": {"lr": 6e-5, "optimizer": "adam"},
     }
 
     lr: float = hyper(6e-5, low=1e-6, high=1e-1, log=True, help="learning rate")

@@ -131,14 +131,16 @@ class RmtReplay(Rmt):
         replay:     L is increased by lambda_s CE(s(x_s), y_s)
 
     `warmup_images=0` and `replay=0` give what the paper calls source-free. The authors' source batches are as large
-    as the stream's. Counted passes per image: 7 + 3 `source_batch` / B; before the stream, 1 per source image (at
-    most 100,000) and 4 per image of the warm-up.
+    as the stream's, and of one image where that shows single ones. Counted passes per image: 7 + 3 `source_batch` / B;
+    before the stream, 1 per source image (at most 100,000) and 4 per image of the warm-up.
     """
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "cifar10": {"lr": 1e-3, "optimizer": "adam", "source_batch": 200},
+        "cifar10/bs1": {"lr": 1e-3, "optimizer": "adam", "source_batch": 1},
         "cifar100": {"lr": 1e-3, "optimizer": "adam", "source_batch": 200},
         "imagenet": {"lr": 1e-2, "optimizer": "sgd", "source_batch": 64},
+        "imagenet/bs1": {"lr": 1e-2, "optimizer": "sgd", "source_batch": 1},
         "domainnet126": {"lr": 1e-2, "optimizer": "sgd", "projection": 0, "source_batch": 128},
     }
 

@@ -66,6 +66,7 @@ class VisualPrompt(StreamMethod):
         "cifar10": {"side": 8},
         "cifar100": {"side": 8},
         "imagenet": {"side": 56},
+        "domainnet126": {"side": 56},
     }
 
     lr: float = hyper(1e-3, low=1e-5, high=1.0, log=True, help="learning rate of both prompts")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +28,18 @@ class Norm(StreamMethod):
     with source statistics (s) and those of the current batch (t), w = `source_weight`. The paper writes w
     = N / (N + n) for batches of n images and a prior worth N images. w = 0 is pure batch statistics
     ("BN-1"), w = 1 the source model. Nothing is kept from batch to batch. sigma_t^2 is the biased
-    variance, as in training.
+    variance, as in training. For single images the presets `*/bs1` have the w of the comparison of Marsden et al.
+    (arXiv:2306.00650, `BN.ALPHA` 0.1).
     """
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "cifar10": {"source_weight": 0.0},
+        "cifar10/bs1": {"source_weight": 0.9},
+        "cifar100": {"source_weight": 0.0},
+        "imagenet": {"source_weight": 0.0},
+        "imagenet/bs1": {"source_weight": 0.9},
+        "domainnet126": {"source_weight": 0.0},
+    }
 
     source_weight: float = hyper(0.0, low=0.0, high=1.0, help="share w of the source statistics")
 

@@ -53,6 +53,7 @@ class NOTE(StreamMethod):
         "cifar10": {"lr": 1e-4},
         "cifar100": {"lr": 1e-4},
         "imagenet": {"lr": 1e-4},
+        "domainnet126": {"lr": 1e-4},
     }
 
     lr: float = hyper(1e-4, low=1e-6, high=1e-1, log=True, help="learning rate of the adaptation")

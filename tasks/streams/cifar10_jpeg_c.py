@@ -333,7 +333,7 @@ class Cifar10JpegCReset(Cifar10JpegC):
     data=("cifar10-jpeg", "models", "frost-pictures"),
     grants=("images", "norm-layers", "batch-norm", "source-unlabeled", "source-data", "source-posterior"),
     bundle="cifar10-jpeg-c",
-    preset="cifar10",
+    preset="cifar10/bs1",
 )
 class Cifar10JpegCSingles(Singles):
     """200 images under each corruption, one after the other, in batches of one: 3,000 images."""

@@ -78,7 +78,7 @@ class Cifar10JpegCGNCorrelated(_GroupNorm, Correlated):
     data=("cifar10-jpeg", "models", "frost-pictures"),
     grants=("images", "norm-layers", "source-unlabeled", "source-data"),
     bundle="cifar10-jpeg-c-gn",
-    preset="cifar10",
+    preset="cifar10/bs1",
 )
 class Cifar10JpegCGNSingles(_GroupNorm, Singles):
     """The stream of `cifar10-jpeg-c-bs1` over the ResNet-26 with group norm."""
