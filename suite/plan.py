@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from . import registry
 from .errors import RecordError
@@ -14,6 +15,9 @@ from .prepare.decoded import decoded_folder, rows_to_keep
 from .prepare.decoded_option import declared, limit_bytes
 from .spec import RunSpec
 from .store import Store
+
+if TYPE_CHECKING:
+    from .data import Data
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,10 @@ def matrix(rows: Sequence[State]) -> list[tuple[str, str, Counter[str]]]:
 
 @dataclass(frozen=True)
 class Need:
-    """A data set, bundle or cache that has to be made before the runs; `size` in bytes where known."""
+    """A data set, bundle or cache that has to be made before the runs; `size` in bytes where known.
+
+    `kind`: "fetch", "put" (a data set that no command fetches), "build" or "decode".
+    """
 
     kind: str
     name: str
@@ -79,9 +86,7 @@ def needs(specs: Iterable[RunSpec]) -> list[Need]:
     data = Data(data_folder())
     names = dict.fromkeys((spec.task.name, spec.method.name) for spec in specs)
     pairs = [(registry.get("task", task), registry.get("method", method)) for task, method in names]
-    found = [
-        Need("fetch", name, data.describe(name).bytes_to_fetch) for name in data_sets(pairs) if not data.present(name)
-    ]
+    found = [_to_bring(data, name) for name in data_sets(pairs) if not data.present(name)]
     bundles = {
         str(folder.path): f"{task.name} ({part})" if part else task.name
         for task, method in pairs
@@ -90,6 +95,15 @@ def needs(specs: Iterable[RunSpec]) -> list[Need]:
     }
     found += [Need("build", name, None) for name in bundles.values()]
     return found + list(_to_decode({task.options["bundle"] or task.name: task for task, _ in pairs}))
+
+
+def _to_bring(data: Data, name: str) -> Need:
+    """A data set that is not here: fetched by a command, or put there by hand, and then from where."""
+    described = data.describe(name)
+    if described.kind != "folder":
+        return Need("fetch", name, described.bytes_to_fetch)
+    where = f"into {data.folder(name)}: {described.by_hand} {described.homepage}"
+    return Need("put", name, described.bytes_on_disk or None, where)
 
 
 def _to_decode(tasks: Mapping[str, registry.Entry]) -> Iterator[Need]:

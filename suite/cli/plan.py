@@ -48,8 +48,12 @@ def plan(
     limit = sum(spec.budget.wall_seconds for spec in open_specs)
     typer.echo(f"{len(rows)} runs, {len(open_specs)} to do, at most {limit / 3600:.1f} hours of one slot.")
     for need in wanted:
-        size = f" ({need.size / 1e6:.0f} MB{f' {need.note}' if need.note else ''})" if need.size else ""
-        typer.echo(f"first: {need.kind} {need.name}{size}")
+        size = f"{need.size / 1e6:.0f} MB" if need.size else ""
+        if need.kind == "put":
+            told = f"{need.name} by hand{f' ({size})' if size else ''} {need.note}"
+        else:
+            told = need.name + (f" ({size}{f' {need.note}' if need.note else ''})" if size else "")
+        typer.echo(f"first: {need.kind} {told}")
 
 
 def status(

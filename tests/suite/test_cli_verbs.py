@@ -89,6 +89,24 @@ def test_json_is_json(cli, words: list[str]) -> None:
     assert json.loads(called.out)
 
 
+def test_a_plan_tells_what_is_fetched_from_what_is_put_by_hand(cli, tmp_path: Path) -> None:
+    """What no command fetches is not called so: it has a size, a place, and words about where to get it."""
+    words = ["plan", "-t", "pacs-continual", "-t", "ccc-medium", "-m", "source", "-s", "0"]
+    called = cli(*words, SELFBENCH_DATA=str(tmp_path / "none"))
+    assert called.code == 0, called.err
+    lines = {line.split()[2]: line for line in called.out.splitlines() if line.startswith("first: ")}
+    folder = tmp_path / "none"
+    assert lines["pacs"].startswith(f"first: put pacs by hand (174 MB) into {folder / 'pacs'}: PACS.zip from the")
+    assert lines["ccc"].startswith(f"first: put ccc by hand (30000 MB) into {folder / 'ccc'}: The shards https://")
+    assert lines["imagenet"].startswith(f"first: put imagenet by hand (6745 MB) into {folder / 'imagenet'}: ")
+    assert "after registration" in lines["imagenet"]
+    assert lines["torchvision-models"] == "first: fetch torchvision-models (149 MB)"
+    needs = json.loads(cli(*words, "--json", SELFBENCH_DATA=str(tmp_path / "none")).out)["needs"]
+    assert {"kind": "put", "name": "pacs", "size": 174_000_000} in [
+        {key: need[key] for key in ("kind", "name", "size")} for need in needs
+    ]
+
+
 def test_a_campaign_from_plan_to_board(cli, tmp_path: Path) -> None:
     matrix = [*TOY, "-m", "source", "-m", "raises", "-s", "0,1"]
     planned = cli("plan", *matrix)
