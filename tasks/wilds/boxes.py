@@ -25,7 +25,7 @@ _BOXES = re.compile(r"\d{1,5}( \d{1,5}){3}(;\d{1,5}( \d{1,5}){3})*")
 def check_boxes(path: Path) -> None:
     """Raise `DataMissing` naming file, row and remedy where `BoxesString` is not `no_box`, or four numbers a box.
 
-    The package hands each word of that column to Python's `eval`: nothing but digits may reach it.
+    The package hands each word of that column to Python's `eval`: nothing but digits may reach it, whenever it loads.
     """
     import pandas
 

@@ -8,6 +8,7 @@
                                                      its build needs torch beforehand
     civilcomments: the column `split` as objects     it writes integers into a column of strings, which pandas 3 refuses
     rxrx1: `Series.values` as copies                 it writes into the array, which pandas 3 gives out read-only
+    globalwheat: `eval` is `int`                     it evaluates every word of a table's boxes as Python
     py150: a length in place of a tokeniser          it asks the hub for one, to learn that it has 50,001 tokens
     camelyon17, unlabelled: assertions off, on       it asserts the numbers of its published rows, so that nothing
     request                                          smaller can be loaded to test with
@@ -50,6 +51,8 @@ def usable(published_counts: bool = True) -> Iterator[ModuleType]:
         for name, change in (("civilcomments", _objects), ("rxrx1", _copying)):
             module = importlib.import_module(f"wilds.datasets.{name}_dataset")
             mended.enter_context(patch.object(module, "pd", _Reader(module.pd, change)))
+        module = importlib.import_module("wilds.datasets.globalwheat_dataset")
+        mended.enter_context(patch.object(module, "eval", int, create=True))
         module = importlib.import_module("wilds.datasets.py150_dataset")
         mended.enter_context(patch.object(module, "GPT2Tokenizer", _CodeGptTokens))
         if not published_counts:

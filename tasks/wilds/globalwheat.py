@@ -84,11 +84,6 @@ class WildsGlobalWheat(WildsImages):
         for name in names
     )
 
-    def check(self, root: Path) -> None:
-        for name in _TABLES:
-            check_boxes(root / _LABELED / f"{name}.csv")
-        super().check(root)
-
     def build(self, data: Data) -> Bundle:
         root = self._root(data)
         self.check(root)
@@ -112,6 +107,13 @@ class WildsGlobalWheat(WildsImages):
             facts={"splits": [*names, UNLABELED], "metadata_fields": list(labeled.metadata_fields)},
         )
         return self.sized(bundle, data)
+
+    def _load(self, root: Path, unlabeled: bool = False, **options: Any) -> Any:
+        """As elsewhere, but for boxes, which are checked each time: scoring and exports read the tables again."""
+        if not unlabeled:
+            for name in _TABLES:
+                check_boxes(root / _LABELED / f"{name}.csv")
+        return super()._load(root, unlabeled, **options)
 
     def file_names(self, dataset: Any, rows: Array) -> list[str]:
         return [f"images/{dataset._image_array[row]}" for row in rows]

@@ -55,6 +55,20 @@ def test_the_unlabelled_patches_of_camelyon17_assert_their_published_number(wild
         load(wilds_data, "camelyon17", unlabeled=True)
 
 
+def test_words_of_globalwheats_tables_are_numbers_and_no_code(miniatures: Any, tmp_path: Path) -> None:
+    """Whoever loads: the package evaluates them where it is not mended."""
+    miniatures.globalwheat(tmp_path / "wilds")
+    path, mark = tmp_path / "wilds" / "globalwheat_v1.1" / "official_val.csv", tmp_path / "evaluated"
+    table = importlib.import_module("pandas").read_csv(path)
+    table.loc[2, "BoxesString"] = f"open('{mark}','w').write('1') 2 3 4"
+    table.to_csv(path, index=False)
+    with compat.usable():
+        load(tmp_path, "globalwheat")
+    assert not mark.exists()
+    load(tmp_path, "globalwheat")
+    assert mark.exists()
+
+
 def test_means_by_group_need_no_torch_scatter() -> None:
     generator = torch.Generator().manual_seed(0)
     values, groups = torch.rand(200, generator=generator), torch.randint(0, 7, (200,), generator=generator)

@@ -202,6 +202,24 @@ def test_untrusted_boxes_never_reach_the_package(tmp_path: Path, text: str) -> N
     assert "Unpack the published archive again" in str(caught.value)
 
 
+def test_boxes_that_changed_after_the_build_are_refused_by_scoring_and_never_evaluated(
+    miniatures: Any, miniature: Miniature, bundles: Bundles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tables are read again where a run is scored, and where its files for the leaderboard are checked."""
+    task, bundle = miniature("globalwheat"), bundles("globalwheat")
+    labels = task.labels(bundle.private(), task.split(bundle, 0).test)
+    outputs = np.zeros((len(labels), DETECTIONS, 6), np.float32)
+    miniatures.globalwheat(tmp_path / "wilds")
+    monkeypatch.setenv("SELFBENCH_DATA", str(tmp_path))
+    path, mark = tmp_path / "wilds" / "globalwheat_v1.1" / "official_val.csv", tmp_path / "evaluated"
+    table = pd.read_csv(path)
+    table.loc[2, "BoxesString"] = f"open('{mark}','w').write('1') 2 3 4"
+    table.to_csv(path, index=False)
+    with pytest.raises(DataMissing, match=r"row 3: 'BoxesString' is \"open.*Unpack the published archive again"):
+        task.score(outputs, labels)
+    assert not mark.exists()
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
