@@ -45,3 +45,11 @@ def test_rates_of_nothing_and_all() -> None:
     assert (targets == IGNORED).all()
     ids, _, targets = masked(1, rate=1.0, rows=3)
     assert torch.equal(targets != IGNORED, ids > 3)
+
+
+def test_no_token_becomes_a_special_one() -> None:
+    """A token that became padding would have no place any more, and its target no logits."""
+    ids, hidden, targets = masked(1, rate=1.0)
+    for token in SPECIAL:
+        assert torch.equal(hidden == token, ids == token)
+    assert (targets != IGNORED).sum() == (ids > 3).sum()
