@@ -80,7 +80,7 @@ class MutualMeanTeacher(AdaptationMethod):
         ]
 
     def loss(self, labeled: LabeledBatch, unlabeled: Batch) -> Tensor:
-        if not self.teachers:
+        if not self.teachers or len(unlabeled) == 0:
             return F.cross_entropy(self.model(labeled.weak), labeled.y)
         views = ((labeled.weak, unlabeled.weak), (labeled.weak2, unlabeled.weak2))
         with torch.no_grad():

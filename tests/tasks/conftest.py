@@ -26,6 +26,24 @@ from selfbench.tasks.images.digits_semi import DigitsSemi
 from selfbench.tasks.streams.digits_c import DigitsCContinual
 
 
+@pytest.fixture
+def heard() -> Callable[[Any], list[float]]:
+    """heard(method): a list to which each step's loss is added that the training loop asks `method` for."""
+
+    def listen(method: Any) -> list[float]:
+        own, losses = method.loss, []
+
+        def loss(*batches: Any) -> torch.Tensor:
+            found: torch.Tensor = own(*batches)
+            losses.append(float(found.detach()))
+            return found
+
+        method.loss = loss
+        return losses
+
+    return listen
+
+
 @pytest.fixture(scope="session")
 def nothing_fetched(tmp_path_factory: pytest.TempPathFactory) -> Data:
     """An empty data folder: enough for what libraries bring."""

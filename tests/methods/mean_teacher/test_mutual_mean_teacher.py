@@ -178,3 +178,14 @@ def test_a_killed_run_resumes_bit_equal(adapt: Callable[..., Any], dropout_task:
         state = theirs.state_dict()
         assert all(torch.equal(value, state[name]) for name, value in mine.state_dict().items())
     assert whole.counts == dataclasses.replace(resumed.counts, seconds=whole.counts.seconds)
+
+
+def test_without_unlabelled_examples_it_is_the_loss_of_the_labelled_ones(
+    make_view: Callable[..., Any], make_batches: Callable[..., Any]
+) -> None:
+    """A pool may be empty: the mean over none of it is no number."""
+    method = MutualMeanTeacher()
+    labeled, unlabeled = make_batches(make_view(method), unlabeled=0)
+    expected = nn.functional.cross_entropy(method.model(labeled.weak), labeled.y)
+    assert torch.equal(method.loss(labeled, unlabeled), expected)
+    assert expected.isfinite()

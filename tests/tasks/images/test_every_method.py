@@ -65,11 +65,15 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> BundleFolder:
 
 
 @pytest.mark.parametrize("method", FITTING, ids=[method.name for method in FITTING])
-def test_a_method_runs(bundle: BundleFolder, play: Callable[..., Any], method: registry.Entry) -> None:
+def test_a_method_runs(
+    bundle: BundleFolder, play: Callable[..., Any], heard: Callable[..., list[float]], method: registry.Entry
+) -> None:
     task: FewLabels = Few()
     learner = method.load()(**method.params(SHORT.get(method.name), "cifar10"))
+    losses = heard(learner)
     outcome = play(learner, task, bundle, limit=LIMIT, name=method.name)
     assert learner.view.meter.counts.backward > 0
+    assert np.isfinite(losses).all()
     assert outcome.n == 20
     assert 0.0 <= outcome.metrics["error"] <= 1.0
     assert np.isfinite(outcome.metrics["nll"])

@@ -67,7 +67,9 @@ def small(wilds_data: Path, bundles: Callable[[str], BundleFolder], miniature: C
 
 
 @pytest.mark.parametrize(("method", "name"), pairs())
-def test_a_method_runs(at_home: Path, small: Any, tmp_path: Path, method: registry.Entry, name: str) -> None:
+def test_a_method_runs(
+    at_home: Path, small: Any, tmp_path: Path, heard: Callable[..., list[float]], method: registry.Entry, name: str
+) -> None:
     task, public, plan = small(name)
     spec = RunSpec(
         task=TaskRef(name="tiny", version="1"),
@@ -93,12 +95,14 @@ def test_a_method_runs(at_home: Path, small: Any, tmp_path: Path, method: regist
         with torch.random.fork_rng(devices=[]):
             context = Context(spec, torch.device("cpu"), Wire(theirs), tmp_path, checkpoint_seconds=1e9)
             learner, needs = method.load()(**method.params()), method.options["needs"]
+            losses = heard(learner)
             run_adaptation(learner, task, public, plan, meter, context, needs)
     finally:
         theirs.close()
         listener.join()
         ours.close()
     assert meter.counts.backward > 0
+    assert np.isfinite(losses).all()
     for part in EVALUATED:
         if len(plan[part]):
             assert len(points[-1][part]) == len(plan[part])
