@@ -18,6 +18,7 @@ def hyper(
     choices: Sequence[Any] | None = None,
     help: str = "",
     added: bool = False,
+    asks: Mapping[Any, Sequence[str]] | Sequence[str] = (),
 ) -> Any:
     """A dataclass field for one hyper-parameter.
 
@@ -25,8 +26,14 @@ def hyper(
     inclusive bounds and also the search range of tuning (`log` draws it on a log scale); `choices` lists the
     allowed values of a categorical one. `added` marks one that its method got after runs of it were recorded: where it
     has its default it is no part of a run's identity, so that the earlier records stay those of the method.
+
+    `asks` says what values ask of a task beside what the method needs: names of needs, or of the kinds of outputs on
+    which they work. Of choices it is a mapping from those that ask for something, of anything else what every value but
+    the default asks. Tuning draws no value that the task cannot give.
     """
-    rule = {"low": low, "high": high, "log": log, "choices": choices, "help": help, "added": added}
+    rule = {
+        "low": low, "high": high, "log": log, "choices": choices, "help": help, "added": added, "asks": asks,
+    }  # fmt: skip
     return dataclasses.field(default=default, metadata={"hyper": rule})
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 NEEDS: Mapping[str, str] = {
     "images": "inputs that are images (B, C, H, W)",
     "real-inputs": "inputs that are real numbers, not ids of tokens",
+    "convolutions": "a model with two or more stages of convolutions",
     "norm-layers": "a source model with batch, group or layer normalisation",
     "batch-norm": "a source model with batch normalisation",
     "source-unlabeled": "images that trained the source model, without labels",

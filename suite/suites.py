@@ -30,10 +30,9 @@ from .generation import NATIVE, unfit
 from .native import AUTO, native_precision
 from .needs import missing_needs
 from .registry import Entry
+from .seeds import TUNING_SEEDS_FROM, fold_of
 
 FOLDER = Path(__file__).resolve().parent / "suites"
-TUNING_SEEDS_FROM = 100
-"""Seeds from here on are for choosing hyper-parameters: no suite names them, and boards leave them out."""
 _KEYS = {"name", "title", "description", "seeds", "pairs"}
 _PAIR_KEYS = {"tasks", "methods", "budget", "selection", "precision", "generation"}
 
@@ -204,6 +203,12 @@ def make_spec(
     if task.protocol == "stream" and rule != "last":
         raise UsageError(
             f"{where}: a stream has one prediction of each image and nothing to select; leave out '{rule}'."
+        )
+    folds = task.options["folds"]
+    if folds and fold_of(seed, folds) is None:
+        raise UsageError(
+            f"{where}: the seeds of task '{task.name}' are the {folds} folds of its data, 0 to {folds - 1}; it has no "
+            f"seed {seed}."
         )
     if reason := unfit(task, settings.generation):
         raise UsageError(f"{where}: {reason}")

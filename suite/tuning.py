@@ -18,10 +18,11 @@ import numpy as np
 
 from .errors import UsageError, did_you_mean
 from .metrics import METRICS
+from .needs import missing_needs
 from .record import Record
 from .registry import Entry, RegistryError
 from .registry.entry import Hyper
-from .seeds import rng
+from .seeds import fold_of, rng
 from .selection import RULES, Rule, chosen_point
 from .spec import RunSpec
 from .suites import Settings, make_spec, misfit
@@ -57,9 +58,16 @@ class Search:
         return METRICS[str(self.task.options["metric"])].better if self.rule.better == "metric" else self.rule.better
 
     @property
+    def fold(self) -> int | None:
+        """The fold of the data that all seeds stand for; None where seeds are no folds."""
+        folds = self.task.options["folds"]
+        return fold_of(self.seeds[0], folds) if folds else None
+
+    @property
     def text(self) -> str:
         """How the winner was found, to be told with every result of its parameters."""
         seeds = f"seed{'s' if len(self.seeds) > 1 else ''} {', '.join(map(str, self.seeds))}"
+        seeds += f" (fold {self.fold})" if self.fold is not None else ""
         draws = f"{len(self.draws)} draw{'s' if len(self.draws) > 1 else ''}"
         other = f", search seed {self.search_seed}" if self.search_seed else ""
         return f"tuned with {draws} on {seeds} by rule {self.rule.name}{other}"
@@ -129,11 +137,17 @@ def has_range(item: Hyper) -> bool:
     return isinstance(item.default, (int, float)) and item.low is not None and item.high is not None
 
 
-def possible(item: Hyper, grants: Collection[str]) -> Hyper:
-    """`item` without the choice of a strong view where the task has none."""
-    if item.choices is None or "strong" not in item.choices or "strong-augmentation" in grants:
-        return item
-    return replace(item, choices=tuple(choice for choice in item.choices if choice != "strong"))
+def possible(item: Hyper, offers: Collection[str]) -> Hyper:
+    """`item` without what asks for more than a task `offers`: choices are left out, another range is closed."""
+    if isinstance(item.asks, Mapping):
+        kept = (choice for choice in item.choices or () if not missing_needs(item.asks.get(choice, ()), offers))
+        return replace(item, choices=tuple(kept))
+    return replace(item, low=None, high=None) if missing_needs(item.asks, offers) else item
+
+
+def offers_of(task: Entry) -> tuple[str, ...]:
+    """What values of hyper-parameters may ask of `task`: all that it grants, and the kind of its outputs."""
+    return (*task.options["grants"], task.options["outputs"])
 
 
 def draw_params(
@@ -142,20 +156,24 @@ def draw_params(
     search_seed: int,
     fixed: Mapping[str, Any],
     preset: str,
-    grants: Collection[str] = ("strong-augmentation",),
+    offers: Collection[str],
 ) -> dict[str, Any]:
     """All hyper-parameters of draw `number`: `fixed` ones are never drawn, draw 0 is not drawn at all.
 
-    `grants` are those of the task, which say what can be chosen (`possible`).
+    `offers` are those of the task (`offers_of`): what it cannot give keeps its standard value.
     """
     params = method.params(fixed, preset)
     if number == 0:
         return params
-    for item in method.hypers:
-        if item.name not in fixed and has_range(item):
-            draw = rng(search_seed, "tune", method.name, number, item.name)
-            params[item.name] = draw_value(possible(item, grants), draw)
+    for item in drawable(method, fixed, offers):
+        params[item.name] = draw_value(item, rng(search_seed, "tune", method.name, number, item.name))
     return params
+
+
+def drawable(method: Entry, fixed: Collection[str], offers: Collection[str]) -> list[Hyper]:
+    """The hyper-parameters that draws differ in, with the values that are possible on a task that `offers` these."""
+    items = (possible(item, offers) for item in method.hypers if item.name not in fixed)
+    return [item for item in items if has_range(item)]
 
 
 def plan_search(
@@ -178,13 +196,21 @@ def plan_search(
         )
     if reason := misfit(method, task):
         raise UsageError(f"tune: {reason}")
-    held = dict(fixed or {})
+    folds = task.options["folds"]
+    if folds and len({fold_of(seed, folds) for seed in seeds}) > 1:
+        alike = ",".join(str(seeds[0] + folds * more) for more in range(3))
+        raise UsageError(
+            f"tune: the seeds of task '{task.name}' are folds of its data, and the test examples of one fold are "
+            f"training or validation examples of the others. Tune each fold by itself, on seeds {folds} apart: "
+            f"-s {seeds[0]}, or -s {alike}."
+        )
+    held, offers = dict(fixed or {}), offers_of(task)
     planned = []
     for number in range(draws):
-        params = draw_params(method, number, search_seed, held, task.options["preset"], task.options["grants"])
+        params = draw_params(method, number, search_seed, held, task.options["preset"], offers)
         specs = [make_spec(task, method, params, seed, settings, budget, rule.name, "tune") for seed in seeds]
         planned.append(Draw(number, params, tuple(specs)))
-    drawn = tuple(item.name for item in method.hypers if item.name not in held and has_range(item))
+    drawn = tuple(item.name for item in drawable(method, held, offers))
     return Search(task, method, rule, tuple(seeds), search_seed, drawn, tuple(planned))
 
 
@@ -235,9 +261,16 @@ def toml_params(params: Mapping[str, Any]) -> str:
     return f"{{ {', '.join(f'{name} = {json.dumps(value)}' for name, value in params.items())} }}" if params else "{}"
 
 
-def toml_pair(task: str, methods: Mapping[str, Mapping[str, Any]], rule: str, budget: Mapping[str, Any]) -> str:
-    """A [[pairs]] table of a suite file: `methods` with their tuned parameters on `task`."""
-    lines = ["[[pairs]]", f"tasks = [{json.dumps(task)}]", "methods = ["]
+def toml_pair(
+    task: str,
+    methods: Mapping[str, Mapping[str, Any]],
+    rule: str,
+    budget: Mapping[str, Any],
+    fold: int | None = None,
+) -> str:
+    """A [[pairs]] table of a suite file: `methods` with their tuned parameters on `task`, or on one `fold` of it."""
+    lines = [] if fold is None else [f"# For seeds = [{fold}] alone: the choice has seen test examples of other folds."]
+    lines += ["[[pairs]]", f"tasks = [{json.dumps(task)}]", "methods = ["]
     lines += [f"  {{ name = {json.dumps(name)}, params = {toml_params(params)} }}," for name, params in methods.items()]
     lines += ["]", f"selection = {json.dumps(rule)}"]
     return "\n".join(lines + ([f"budget = {toml_params(budget)}"] if budget else []))

@@ -60,7 +60,12 @@ class Afn(AdaptationMethod):
     step: float = hyper(1.0, low=0.0, high=10.0, help="how much larger each norm is to become (stepwise)")
     radius: float = hyper(1.0, low=0.1, high=100.0, log=True, help="the norm that all are to have on average (hard)")
     ratio: int = hyper(1, low=1, high=16, help="unlabelled examples per labelled one")
-    augment: str = hyper("weak", choices=("none", "weak", "strong"), help="view of all examples")
+    augment: str = hyper(
+        "weak",
+        choices=("none", "weak", "strong"),
+        asks={"strong": ("strong-augmentation",)},
+        help="view of all examples",
+    )
 
     def unlabeled_ratio(self) -> int:
         return self.ratio if self.weight > 0 else 0

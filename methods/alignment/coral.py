@@ -60,7 +60,12 @@ class Coral(AdaptationMethod):
     weight: float = hyper(1.0, low=0.0, high=10.0, help="weight w of the distance between domains")
     groups: int = hyper(2, low=1, high=16, help="domains in a batch of labelled, and in one of unlabelled examples")
     ratio: int = hyper(1, low=1, high=16, help="unlabelled examples per labelled one")
-    augment: str = hyper("weak", choices=("none", "weak", "strong"), help="view of all examples")
+    augment: str = hyper(
+        "weak",
+        choices=("none", "weak", "strong"),
+        asks={"strong": ("strong-augmentation",)},
+        help="view of all examples",
+    )
 
     def unlabeled_ratio(self) -> int:
         return self.ratio if self.weight > 0 else 0

@@ -74,7 +74,12 @@ class Dann(AdaptationMethod):
     feature_scale: float = hyper(0.1, low=0.01, high=1.0, log=True, help="rate of the features over the classifier's")
     groups: int = hyper(2, low=1, high=16, help="domains in a batch of labelled, and in one of unlabelled examples")
     ratio: int = hyper(1, low=1, high=16, help="unlabelled examples per labelled one")
-    augment: str = hyper("weak", choices=("none", "weak", "strong"), help="view of all examples")
+    augment: str = hyper(
+        "weak",
+        choices=("none", "weak", "strong"),
+        asks={"strong": ("strong-augmentation",)},
+        help="view of all examples",
+    )
 
     def unlabeled_ratio(self) -> int:
         return self.ratio if self.weight > 0 else 0

@@ -45,7 +45,12 @@ class OracleLabels(AdaptationMethod):
 
     weight: float = hyper(1.0, low=0.0, high=10.0, help="weight of the loss on the pool")
     ratio: int = hyper(7, low=1, high=16, help="examples of the pool per labelled one")
-    augment: str = hyper("weak", choices=("none", "weak", "strong"), help="view of the pool's examples")
+    augment: str = hyper(
+        "weak",
+        choices=("none", "weak", "strong"),
+        asks={"strong": ("strong-augmentation",)},
+        help="view of the pool's examples",
+    )
 
     def setup(self, model: nn.Module, view: View) -> None:
         super().setup(model, view)

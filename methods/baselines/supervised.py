@@ -33,7 +33,12 @@ class Supervised(AdaptationMethod):
     view.
     """
 
-    augment: str = hyper("weak", choices=("none", "weak", "strong"), help="view of the labelled examples")
+    augment: str = hyper(
+        "weak",
+        choices=("none", "weak", "strong"),
+        asks={"strong": ("strong-augmentation",)},
+        help="view of the labelled examples",
+    )
 
     def setup(self, model: nn.Module, view: View) -> None:
         super().setup(model, view)

@@ -59,7 +59,7 @@ class MutualMeanTeacher(AdaptationMethod):
     weight: float = hyper(1.0, low=0.0, high=10.0, help="final weight lambda of the unlabelled loss")
     ramp: float = hyper(0.4, low=0.0, high=1.0, help="share of the budget over which the weight rises")
     ratio: int = hyper(1, low=1, high=16, help="unlabelled examples per labelled one")
-    wave: float = hyper(1.0, low=1.0, high=3.0, help="rate of WaveBlock; 1 is without")
+    wave: float = hyper(1.0, low=1.0, high=3.0, asks=("convolutions",), help="rate of WaveBlock; 1 is without")
 
     def unlabeled_ratio(self) -> int:
         return self.ratio if self.weight > 0 else 0

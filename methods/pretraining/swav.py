@@ -87,7 +87,12 @@ class Swav(AdaptationMethod):
     frozen: int = hyper(313, low=0, high=5000, help="steps after which prototypes begin to learn")
     hidden: int = hyper(2048, low=16, high=4096, help="width of the projection")
     size: int = hyper(128, low=8, high=512, help="size D of what is compared")
-    augment: str = hyper("weak", choices=("none", "weak", "strong"), help="view of the labelled examples")
+    augment: str = hyper(
+        "weak",
+        choices=("none", "weak", "strong"),
+        asks={"strong": ("strong-augmentation",)},
+        help="view of the labelled examples",
+    )
 
     def setup(self, model: nn.Module, view: View) -> None:
         super().setup(model, view)

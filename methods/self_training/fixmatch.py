@@ -53,7 +53,13 @@ class FixMatch(AdaptationMethod):
     threshold: float = hyper(0.95, low=0.0, high=1.0, help="confidence tau from which a prediction is a label")
     weight: float = hyper(1.0, low=0.0, high=10.0, help="weight lambda_u of the unlabelled loss")
     ratio: int = hyper(7, low=1, high=16, help="unlabelled examples per labelled one, mu")
-    augment: str = hyper("weak", choices=("weak", "strong"), added=True, help="view of the labelled examples")
+    augment: str = hyper(
+        "weak",
+        choices=("weak", "strong"),
+        asks={"strong": ("strong-augmentation",)},
+        added=True,
+        help="view of the labelled examples",
+    )
 
     def unlabeled_ratio(self) -> int:
         return self.ratio if self.weight > 0 else 0

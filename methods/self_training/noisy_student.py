@@ -73,8 +73,15 @@ class NoisyStudent(AdaptationMethod):
     rounds: int = hyper(2, low=1, high=5, help="number R of students")
     teacher: float = hyper(0.25, low=0.05, high=0.9, help="share of the budget of the first teacher")
     dropout: float = hyper(0.5, low=0.0, high=0.9, help="dropout rate of the student's features")
-    labels: str = hyper("hard", choices=("hard", "soft"), help="the teacher's class, or its probabilities")
-    augment: str = hyper("strong", choices=("weak", "strong"), help="view of the labelled examples")
+    labels: str = hyper(
+        "hard", choices=("hard", "soft"), asks={"soft": ("classes",)}, help="the teacher's class, or its probabilities"
+    )
+    augment: str = hyper(
+        "strong",
+        choices=("weak", "strong"),
+        asks={"strong": ("strong-augmentation",)},
+        help="view of the labelled examples",
+    )
 
     def setup(self, model: nn.Module, view: View) -> None:
         super().setup(model, view)

@@ -58,7 +58,12 @@ class Prototype(AdaptationMethod):
     teacher: float = hyper(0.5, low=0.05, high=0.9, help="share of the budget before there are labels")
     temperature: float = hyper(1.0, low=0.01, high=100.0, log=True, help="temperature tau of the distances")
     momentum: float = hyper(0.99, low=0.5, high=0.9999, help="what a prototype keeps in a step, m")
-    augment: str = hyper("weak", choices=("weak", "strong"), help="trained view a of the unlabelled examples")
+    augment: str = hyper(
+        "weak",
+        choices=("weak", "strong"),
+        asks={"strong": ("strong-augmentation",)},
+        help="trained view a of the unlabelled examples",
+    )
 
     def setup(self, model: nn.Module, view: View) -> None:
         super().setup(model, view)

@@ -63,7 +63,13 @@ class PseudoLabel(AdaptationMethod):
     weight: float = hyper(1.0, low=0.0, high=10.0, help="final weight of the unlabelled loss")
     ramp: float = hyper(0.4, low=0.0, high=1.0, help="share of the budget over which the weight rises")
     ratio: int = hyper(1, low=1, high=16, help="unlabelled examples per labelled one")
-    augment: str = hyper("weak", choices=("weak", "strong"), added=True, help="view of all examples")
+    augment: str = hyper(
+        "weak",
+        choices=("weak", "strong"),
+        asks={"strong": ("strong-augmentation",)},
+        added=True,
+        help="view of all examples",
+    )
 
     def setup(self, model: nn.Module, view: View) -> None:
         super().setup(model, view)

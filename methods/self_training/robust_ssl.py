@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,11 @@ from ...suite.protocols.adaptation import Batch, LabeledBatch
 from ...suite.protocols.adaptation_method import AdaptationMethod
 from ...suite.registry import register_method
 from ..common.features import classifier_of
+from ..common.inputs import check_real_inputs
 from ..common.norm import frozen_running_statistics
+
+if TYPE_CHECKING:
+    from ...suite.protocols.adaptation_view import View
 
 
 @register_method("robust-ssl", family="self-training", protocol="adaptation", paper="arXiv:2310.00027")
@@ -52,11 +57,22 @@ class RobustSSL(AdaptationMethod):
     gamma_unlabeled: float = hyper(0.25, low=0.01, high=10.0, log=True, help="gamma' of unlabelled examples")
     gamma: float = hyper(0.25, low=0.01, high=10.0, log=True, help="gamma of labelled examples, where robust")
     labeled_loss: str = hyper("cross-entropy", choices=("cross-entropy", "robust"))
-    inner: int = hyper(0, low=0, high=15, help="steps of the inner maximum; 0 is the closed form at the classifier")
+    inner: int = hyper(
+        0,
+        low=0,
+        high=15,
+        asks=("real-inputs",),
+        help="steps of the inner maximum; 0 is the closed form at the classifier",
+    )
     ratio: int = hyper(7, low=1, high=16, help="unlabelled examples per labelled one")
 
     def unlabeled_ratio(self) -> int:
         return self.ratio if self.weight > 0 else 0
+
+    def setup(self, model: nn.Module, view: View) -> None:
+        super().setup(model, view)
+        if self.inner and (self.weight > 0 or self.labeled_loss == "robust"):
+            check_real_inputs("robust-ssl with inner > 0", "perturbs", view)
 
     def loss(self, labeled: LabeledBatch, unlabeled: Batch) -> Tensor:
         robust = self.labeled_loss == "robust"
@@ -105,11 +121,14 @@ def ramp(logits: Tensor, y: Tensor, classifier: nn.Parameter | Tensor, gamma: fl
     """(1/B) sum_b clip(1 - gamma d_b, 0, 1), d_b the signed distance of example b to the boundary of class y_b.
 
     `logits` (B, K) are the outputs of a linear layer with weights `classifier` (K, D), y (B,); gradients flow through
-    both. This is the supremum over z of 1[z is not in class y] - gamma ||z - x||, x the inputs of the layer.
+    both. This is the supremum over z of 1[z is not in class y] - gamma ||z - x||, x the inputs of the layer. Between
+    classes of equal weights, as in a layer that begins at zero, there is no boundary: the gap of the logits itself
+    stands for the distance.
     """
     classes = len(classifier)
     same = torch.eye(classes, dtype=torch.bool, device=logits.device)
-    norms = torch.cdist(classifier, classifier, compute_mode="donot_use_mm_for_euclid_dist").masked_fill(same, 1.0)
+    norms = torch.cdist(classifier, classifier, compute_mode="donot_use_mm_for_euclid_dist")
+    norms = norms.masked_fill(same | (norms == 0), 1.0)
     gaps = logits.gather(1, y[:, None]) - logits
     distances = (gaps / norms[y]).masked_fill(same[y], float("inf")).amin(dim=1)
     return (1.0 - gamma * distances).clamp(0.0, 1.0).mean()

@@ -35,8 +35,8 @@ def board(
     from ..board.text import suite_text, task_text
     from ..errors import UsageError, did_you_mean
     from ..places import results_folder
+    from ..seeds import TUNING_SEEDS_FROM
     from ..store import Store
-    from ..suites import TUNING_SEEDS_FROM
 
     catalogue = Catalogue.registered()
     with Store(results_folder(results)).index() as index:

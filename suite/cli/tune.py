@@ -116,7 +116,7 @@ def _searches(
     """One search for every method on every task, methods of a task together."""
     from .. import registry
     from ..errors import UsageError
-    from ..suites import TUNING_SEEDS_FROM
+    from ..seeds import TUNING_SEEDS_FROM
     from ..tuning import plan_search, tuning_rule
 
     if not tasks or not methods:
@@ -217,12 +217,12 @@ def _show(judged: Sequence[tuple[Search, list[Trial]]], limits: Mapping[str, Any
             typer.echo(_conclusion(search, trials, best))
             if best is not None:
                 found[search.method.name] = best.draw.params
-                typer.echo(_command(best))
+                typer.echo(_command(search, best))
                 if show_test:
                     typer.echo(_test_text(best))
         if found:
-            rule = of_task[0][0].rule.name
-            typer.echo(f"\nFor a suite file:\n\n{toml_pair(name, found, rule, limits)}")
+            first = of_task[0][0]
+            typer.echo(f"\nFor a suite file:\n\n{toml_pair(name, found, first.rule.name, limits, first.fold)}")
 
 
 def _table(search: Search, trials: Sequence[Trial], best: Trial | None) -> None:
@@ -262,11 +262,11 @@ def _conclusion(search: Search, trials: Sequence[Trial], best: Trial | None) -> 
     return f"{search.method.name}: no winner, no draw finished well."
 
 
-def _command(best: Trial) -> str:
-    """The command that runs the winner on seeds of suites."""
+def _command(search: Search, best: Trial) -> str:
+    """The command that runs the winner on seeds of suites, or on the one fold that it was chosen for."""
     from ..command import repeat_command
 
-    return repeat_command(best.draw.specs[0], "0-2")
+    return repeat_command(best.draw.specs[0], "0-2" if search.fold is None else str(search.fold))
 
 
 def _test_text(best: Trial) -> str:
@@ -309,8 +309,8 @@ def _as_dict(search: Search, trials: Sequence[Trial], limits: Mapping[str, Any],
             "draw": best.draw.number,
             "score": best.score,
             "params": params,
-            "command": _command(best),
-            "toml": toml_pair(search.task.name, {search.method.name: params}, search.rule.name, limits),
+            "command": _command(search, best),
+            "toml": toml_pair(search.task.name, {search.method.name: params}, search.rule.name, limits, search.fold),
         }
         if show_test:
             data["winner"]["test"] = dict([_test(best)])

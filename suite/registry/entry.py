@@ -28,6 +28,7 @@ class Hyper:
     choices: tuple[Any, ...] | None = None
     help: str = ""
     added: bool = False
+    asks: Mapping[Any, tuple[str, ...]] | tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

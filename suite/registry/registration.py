@@ -61,6 +61,7 @@ def register_task(
     variants: Mapping[str, Mapping[str, Any]] | None = None,
     source: Mapping[str, Any] | None = None,
     decoded: Mapping[str, Any] | None = None,
+    folds: int = 0,
 ) -> Callable[[_Class], _Class]:
     """Register a task class. All arguments must be literals.
 
@@ -87,11 +88,14 @@ def register_task(
     `decoded` says that examples are made of files by `decoded(public, indices)` of the class, and would be kept decoded
     (`suite/prepare/decoded.py`): how many `pictures` there are as published, their `shape` as arrays, and their `dtype`
     where it is not "uint8".
+
+    `folds` is the number of published folds where the seeds, from 0, stand for these and there are no others (`fold_of`
+    in `suite/seeds.py`); 0: any seed is one of the task's.
     """
     options = {"protocol": protocol, "version": version, "metric": metric, "title": title, "budget": dict(budget),
                "data": data, "grants": grants, "tags": tags, "selection": selection, "bundle": bundle,
                "preset": preset, "outputs": outputs, "references": references, "source": source,
-               "decoded": decoded}  # fmt: skip
+               "decoded": decoded, "folds": folds}  # fmt: skip
     return mark("task", name, options)
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..needs import ORACLE, OUTPUTS, UPPER_BOUND_FAMILIES
+from ..needs import NEEDS, ORACLE, OUTPUTS, UPPER_BOUND_FAMILIES
 from .entry import Entry, Hyper
 from .registration import PROTOCOLS, Kind, RegistryError, register_method, register_task
 
@@ -137,7 +137,21 @@ def _hypers(node: ast.ClassDef) -> Iterator[Hyper]:
             values = {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
             if values.get("choices") is not None:
                 values["choices"] = tuple(values["choices"])
-            yield Hyper(str(_target(item)), ast.literal_eval(call.args[0]), **values)
+            yield _checked(Hyper(str(_target(item)), ast.literal_eval(call.args[0]), **values))
+
+
+def _checked(item: Hyper) -> Hyper:
+    """`item`; raises `TypeError` where what its values ask for is not declared as it must be."""
+    if isinstance(item.asks, dict):
+        unknown = set(item.asks) - set(item.choices or ())
+        if unknown:
+            raise TypeError(f"'{item.name}' has no choice {min(map(str, unknown))!r} that could ask for something")
+    elif item.choices is not None and item.asks:
+        raise TypeError(f"asks of '{item.name}' must map choices to tuples, such as {{'strong': ('one',)}}")
+    for asked in item.asks.values() if isinstance(item.asks, dict) else (item.asks,):
+        if not isinstance(asked, tuple) or not set(asked) <= NEEDS.keys() | OUTPUTS.keys():
+            raise TypeError(f"'{item.name}' asks for {asked!r}, which is no tuple of needs or outputs")
+    return item
 
 
 def _called(call: ast.Call) -> str:

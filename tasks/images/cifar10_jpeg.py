@@ -65,7 +65,7 @@ class Cifar10Jpeg(FewLabels):
     title="CIFAR-10 (JPEG), four labels a class",
     budget={"currency": "passes", "limit": 2000000, "wall_seconds": 7200.0, "memory_mb": 8192},
     data=("cifar10-jpeg",),
-    grants=("images", "norm-layers", "batch-norm", "strong-augmentation", "oracle-labels"),
+    grants=("images", "norm-layers", "batch-norm", "convolutions", "strong-augmentation", "oracle-labels"),
     bundle="cifar10-jpeg",
     preset="cifar10",
 )
@@ -84,7 +84,7 @@ class Cifar10Jpeg40(Cifar10Jpeg):
     title="CIFAR-10 (JPEG), 25 labels a class",
     budget={"currency": "passes", "limit": 2000000, "wall_seconds": 7200.0, "memory_mb": 8192},
     data=("cifar10-jpeg",),
-    grants=("images", "norm-layers", "batch-norm", "strong-augmentation", "oracle-labels"),
+    grants=("images", "norm-layers", "batch-norm", "convolutions", "strong-augmentation", "oracle-labels"),
     bundle="cifar10-jpeg",
     preset="cifar10",
 )
@@ -103,7 +103,7 @@ class Cifar10Jpeg250(Cifar10Jpeg):
     title="CIFAR-10 (JPEG), 400 labels a class",
     budget={"currency": "passes", "limit": 2000000, "wall_seconds": 7200.0, "memory_mb": 8192},
     data=("cifar10-jpeg",),
-    grants=("images", "norm-layers", "batch-norm", "strong-augmentation", "oracle-labels"),
+    grants=("images", "norm-layers", "batch-norm", "convolutions", "strong-augmentation", "oracle-labels"),
     bundle="cifar10-jpeg",
     preset="cifar10",
 )

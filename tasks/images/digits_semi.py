@@ -34,7 +34,7 @@ ORDER_SEED = 0
     title="Digits, four labels a class",
     budget={"currency": "passes", "limit": 200000, "wall_seconds": 180.0},
     data=("digits",),
-    grants=("real-inputs", "norm-layers", "batch-norm", "strong-augmentation", "oracle-labels"),
+    grants=("real-inputs", "norm-layers", "batch-norm", "convolutions", "strong-augmentation", "oracle-labels"),
 )
 class DigitsSemi(AdaptationTask):
     """scikit-learn's 1,797 digits: 40 labelled, 40 validation, 1,117 unlabelled, 600 test images of 8x8 pixels.

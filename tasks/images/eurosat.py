@@ -87,7 +87,7 @@ class EuroSat(FewLabels):
     title="EuroSAT, two labels a class",
     budget={"currency": "passes", "limit": 3019898880, "wall_seconds": 604800.0, "memory_mb": 16384},
     data=("eurosat",),
-    grants=("images", "norm-layers", "batch-norm", "strong-augmentation", "oracle-labels"),
+    grants=("images", "norm-layers", "batch-norm", "convolutions", "strong-augmentation", "oracle-labels"),
     tags=("gpu",),
     bundle="eurosat-few",
 )
@@ -106,7 +106,7 @@ class EuroSatFew20(EuroSat):
     title="EuroSAT, four labels a class",
     budget={"currency": "passes", "limit": 3019898880, "wall_seconds": 604800.0, "memory_mb": 16384},
     data=("eurosat",),
-    grants=("images", "norm-layers", "batch-norm", "strong-augmentation", "oracle-labels"),
+    grants=("images", "norm-layers", "batch-norm", "convolutions", "strong-augmentation", "oracle-labels"),
     tags=("gpu",),
     bundle="eurosat-few",
 )

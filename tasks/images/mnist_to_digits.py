@@ -36,7 +36,15 @@ CLASSES = tuple(str(digit) for digit in range(10))
     title="MNIST to digits",
     budget={"currency": "passes", "limit": 1800000, "wall_seconds": 900.0},
     data=("mnist", "digits"),
-    grants=("real-inputs", "norm-layers", "batch-norm", "strong-augmentation", "domains", "oracle-labels"),
+    grants=(
+        "real-inputs",
+        "norm-layers",
+        "batch-norm",
+        "convolutions",
+        "strong-augmentation",
+        "domains",
+        "oracle-labels",
+    ),
 )
 class MnistToDigits(AdaptationTask):
     """10,000 labelled images of MNIST, 1,157 unlabelled and 600 test images of scikit-learn's digits, 8x8 pixels.

@@ -25,6 +25,7 @@ from ...suite.protocols.adaptation import Recipe, Split
 from ...suite.protocols.optimisation import steps
 from ...suite.registry import register_task
 from ...suite.scoring import Scores
+from ...suite.seeds import fold_of
 from ..streams.models.libraries import torchvision_net
 from .images import THREADS, with_sizes
 from .multispectral_views import BANDS, crop_view, strong_view, weak_view
@@ -56,20 +57,22 @@ def _bytes(path: Path) -> bytes:
     title="PovertyMap-WILDS, unlabelled pictures of the test countries",
     budget={"currency": "passes", "limit": 5878200, "wall_seconds": 172800.0, "memory_mb": 16384},
     data=("wilds-poverty",),
-    grants=("images", "norm-layers", "batch-norm", "strong-augmentation", "domains"),
+    grants=("images", "norm-layers", "batch-norm", "convolutions", "strong-augmentation", "domains"),
     tags=("gpu", "wilds"),
     selection="validation",
     preset="wilds-poverty",
     outputs="numbers",
+    folds=5,
     decoded={"pictures": 281065, "shape": (8, 224, 224), "dtype": "float32"},
 )
 class WildsPoverty(WildsTask):
     """Eight bands of 224 x 224 pixels to an index of wealth; the worse of Pearson's r in town and country counts.
 
     19,669 labelled pictures of 23 countries and 261,396 unlabelled ones. The seeds 0 to 4 stand for the official folds
-    A to E, which put other countries into the test: there is no other seed. Of the unlabelled pictures those of the
-    fold's test countries are shown. Published recipe: ResNet-18 from scratch with eight channels, squared error, Adam
-    whose rate falls by 4 % after each epoch; the budget is that of 200 epochs of fold A. Domains are countries.
+    A to E, which put other countries into the test: there is no other seed but those of tuning, which repeat the folds.
+    Of the unlabelled pictures those of the fold's test countries are shown. Published recipe: ResNet-18 from scratch
+    with eight channels, squared error, Adam whose rate falls by 4 % after each epoch; the budget is that of 200 epochs
+    of fold A. Domains are countries.
 
     Predictions that do not vary have no correlation; it counts as 0 here, where the package fails.
 
@@ -137,11 +140,18 @@ class WildsPoverty(WildsTask):
         return np.array([name.encode() for name in names], dtype=np.bytes_)
 
     def split(self, bundle: BundleFolder, seed: int) -> Split:
-        """The official split of fold A to E for the seeds 0 to 4; examples stand in official order."""
-        if not 0 <= seed < len(FOLDS):
-            raise MethodError(f"wilds-poverty has the seeds 0 to 4, its folds A to E, and no seed {seed}.")
+        """The official split of a fold; examples stand in official order.
+
+        The seeds 0 to 4 are the folds A to E, those of tuning, from 100, the same in turn.
+        """
+        fold = fold_of(seed, len(FOLDS))
+        if fold is None:
+            raise MethodError(
+                f"wilds-poverty has the seeds 0 to 4, its folds A to E, and no seed {seed}. Type -s 0-4, or for tuning "
+                "one of 100 to 104."
+            )
         private, names = bundle.private(), bundle.facts["splits"]
-        codes = private["split"][seed]
+        codes = private["split"][fold]
         where = {name: np.flatnonzero(codes == number) for number, name in enumerate(names)}
         labeled, unlabeled = where["train"], where[UNLABELED]
         return Split(

@@ -36,7 +36,7 @@ def test_the_parsed_view_equals_the_imported_one(entry: Entry) -> None:
         rule = fields[item.name].metadata["hyper"]
         assert fields[item.name].default == item.default
         assert type(fields[item.name].default) is type(item.default)
-        parsed = {name: getattr(item, name) for name in ("low", "high", "log", "choices", "help", "added")}
+        parsed = {name: getattr(item, name) for name in ("low", "high", "log", "choices", "help", "added", "asks")}
         assert rule == parsed
     assert dict(cls.presets) == entry.presets
     assert cls(**entry.params()) == cls()

@@ -11,11 +11,15 @@ import pytest
 
 from selfbench.suite import registry, tuning
 from selfbench.suite.errors import UsageError
+from selfbench.suite.needs import NEEDS, OUTPUTS
 from selfbench.suite.record import Record
 from selfbench.suite.registry import RegistryError
 from selfbench.suite.registry.entry import Hyper
-from selfbench.suite.suites import load_suite
+from selfbench.suite.seeds import fold_of
+from selfbench.suite.suites import load_suite, make_spec
 
+ALL = (*NEEDS, *OUTPUTS)
+"""What a task would offer that had everything."""
 METHODS = ["fixmatch", "mean-teacher", "pseudo-label", "supervised"]
 
 
@@ -24,9 +28,9 @@ def values(item: Hyper, n: int = 2000) -> list:
     return [tuning.draw_value(item, generator) for _ in range(n)]
 
 
-def search(method: str = "fixmatch", **changes) -> tuning.Search:
+def search(method: str = "fixmatch", task: str = "toy-adaptation", **changes) -> tuning.Search:
     arguments = {"draws": 4, "seeds": [100], "rule": tuning.tuning_rule("validation")} | changes
-    return tuning.plan_search(registry.get("task", "toy-adaptation"), registry.get("method", method), **arguments)
+    return tuning.plan_search(registry.get("task", task), registry.get("method", method), **arguments)
 
 
 def record(spec, status: str = "ok", **scores: list[float]) -> Record:
@@ -89,22 +93,22 @@ def test_a_log_range_from_zero_is_refused() -> None:
 def test_every_draw_is_within_the_bounds(name: str) -> None:
     method = registry.get("method", name)
     for number in range(50):
-        drawn = tuning.draw_params(method, number, 7, {}, "")
+        drawn = tuning.draw_params(method, number, 7, {}, "", ALL)
         assert method.params(drawn) == drawn
 
 
 @pytest.mark.parametrize("name", sorted(registry.entries("method")))
 def test_the_ranges_of_every_registered_method_can_be_drawn(name: str) -> None:
     method = registry.get("method", name)
-    drawn = tuning.draw_params(method, 1, 0, {}, "")
+    drawn = tuning.draw_params(method, 1, 0, {}, "", ALL)
     assert method.params(drawn) == drawn
 
 
 def test_draw_zero_is_the_standard_one_with_the_preset_of_the_task() -> None:
     method = registry.get("method", "fixmatch")
-    assert tuning.draw_params(method, 0, 0, {}, "") == method.params()
-    assert tuning.draw_params(method, 0, 0, {}, "imagenet") == method.params(preset="imagenet")
-    assert tuning.draw_params(method, 0, 0, {"weight": 0.5}, "imagenet")["weight"] == 0.5
+    assert tuning.draw_params(method, 0, 0, {}, "", ALL) == method.params()
+    assert tuning.draw_params(method, 0, 0, {}, "imagenet", ALL) == method.params(preset="imagenet")
+    assert tuning.draw_params(method, 0, 0, {"weight": 0.5}, "imagenet", ALL)["weight"] == 0.5
 
 
 def test_more_draws_and_other_methods_change_nothing_drawn_before() -> None:
@@ -120,8 +124,8 @@ def test_more_draws_and_other_methods_change_nothing_drawn_before() -> None:
 def test_a_new_hyper_parameter_changes_no_other_one() -> None:
     method = registry.get("method", "fixmatch")
     fewer = registry.Entry(**{**method.__dict__, "hypers": method.hypers[1:]})
-    drawn = tuning.draw_params(method, 3, 0, {}, "")
-    assert tuning.draw_params(fewer, 3, 0, {}, "") == {item.name: drawn[item.name] for item in fewer.hypers}
+    drawn = tuning.draw_params(method, 3, 0, {}, "", ALL)
+    assert tuning.draw_params(fewer, 3, 0, {}, "", ALL) == {item.name: drawn[item.name] for item in fewer.hypers}
 
 
 @pytest.mark.parametrize("method", ["supervised", "pseudo-label"])
@@ -185,6 +189,54 @@ def test_pairs_that_cannot_be_tuned_say_why() -> None:
         )
     with pytest.raises(UsageError, match="follows the protocol stream"):
         search("tent")
+
+
+@pytest.mark.parametrize(
+    ("task", "method", "name", "drawn"),
+    [
+        ("sentiment-domains", "mutual-mean-teacher", "wave", {1.0}),
+        ("imdb-10-finetune", "robust-ssl", "inner", {0}),
+        ("wilds-poverty", "noisy-student", "labels", {"hard"}),
+        ("wilds-camelyon17", "noisy-student", "labels", {"hard", "soft"}),
+        ("wilds-rxrx1", "supervised", "augment", {"none", "weak"}),
+    ],
+)
+def test_what_a_task_cannot_give_is_not_drawn(task: str, method: str, name: str, drawn: set) -> None:
+    planned = search(method, draws=30, task=task)
+    assert {draw.params[name] for draw in planned.draws[1:]} == drawn
+    kept = planned.draws[0].params[name]
+    assert (name in planned.drawn) == (drawn != {kept} or isinstance(kept, str))
+
+
+def test_what_a_task_can_give_is_drawn() -> None:
+    for task, method, name in (
+        ("cifar10-jpeg-250", "mutual-mean-teacher", "wave"), ("sentiment-domains", "robust-ssl", "inner"),
+    ):  # fmt: skip
+        planned = search(method, draws=30, task=task)
+        assert len({draw.params[name] for draw in planned.draws}) > 8
+        assert name in planned.drawn
+
+
+def test_the_seeds_of_a_search_are_one_fold_of_a_task_whose_seeds_are_folds() -> None:
+    """The test countries of one fold train or validate the others: a choice over folds would have seen them all."""
+    planned = search("supervised", task="wilds-poverty", seeds=[102, 107])
+    assert planned.fold == 2
+    assert planned.text == "tuned with 4 draws on seeds 102, 107 (fold 2) by rule validation"
+    assert search("supervised").fold is None
+    with pytest.raises(UsageError, match=r"Tune each fold by itself, on seeds 5 apart: -s 100, or -s 100,105,110\."):
+        search("supervised", task="wilds-poverty", seeds=[100, 101])
+    text = tuning.toml_pair("wilds-poverty", {"supervised": {}}, "validation", {}, planned.fold)
+    assert text.startswith("# For seeds = [2] alone")
+    assert tomllib.loads(text)["pairs"][0]["tasks"] == ["wilds-poverty"]
+
+
+def test_seeds_of_tuning_are_the_folds_in_turn() -> None:
+    assert [fold_of(seed, 5) for seed in (0, 4, 5, 99, 100, 104, 105, 111)] == [0, 4, None, None, 0, 4, 0, 1]
+    poverty = registry.get("task", "wilds-poverty")
+    for seed in (4, 100):
+        assert make_spec(poverty, registry.get("method", "supervised"), {}, seed).seed == seed
+    with pytest.raises(UsageError, match=r"are the 5 folds of its data, 0 to 4; it has no seed 7\."):
+        make_spec(poverty, registry.get("method", "supervised"), {}, 7)
 
 
 CURVES = [

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from selfbench.methods.baselines.supervised import Supervised
 from selfbench.methods.self_training.robust_ssl import RobustSSL, ramp
+from selfbench.suite.errors import UsageError
 
 CLOSED = {"gamma": 0.7, "gamma_unlabeled": 0.9}
 ASCENT = {"gamma": 8.0, "gamma_unlabeled": 6.0, "inner": 3}
@@ -181,3 +182,19 @@ def test_a_killed_run_resumes_bit_equal(adapt: Callable[..., Any], form: Any) ->
     for mine, theirs in zip(whole.logits, killed.logits + resumed.logits, strict=True):
         np.testing.assert_array_equal(mine, theirs)
     assert whole.counts == dataclasses.replace(resumed.counts, seconds=whole.counts.seconds)
+
+
+def test_classes_of_equal_weights_have_no_boundary_and_a_finite_loss() -> None:
+    """A classifier that begins at zero, as those of fine-tuned texts do: only the logits tell classes apart."""
+    logits = torch.tensor([[0.3, -0.1, 0.0], [0.0, 0.2, 2.0]], requires_grad=True)
+    loss = ramp(logits, torch.tensor([0, 1]), torch.zeros(3, 4), 0.5)
+    assert loss.item() == pytest.approx(((1 - 0.5 * 0.3) + 1.0) / 2, abs=1e-6)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert gradient.isfinite().all()
+
+
+def test_inputs_that_cannot_be_perturbed_are_refused_at_once(text_task: Any, make_view: Callable[..., Any]) -> None:
+    for refused in (RobustSSL(inner=2), RobustSSL(inner=1, weight=0.0, labeled_loss="robust")):
+        with pytest.raises(UsageError, match="robust-ssl with inner > 0 perturbs inputs, which must be real numbers"):
+            make_view(refused, text_task)
+    make_view(RobustSSL(inner=2, weight=0.0), text_task)

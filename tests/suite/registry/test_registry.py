@@ -163,6 +163,20 @@ HEAD = '@register_method("x", '
         (HEAD + 'family="f", protocol="stream", paper="-", **more)\nclass X: pass', "must be literals"),
         (HEAD + 'family="f", protocol="stream", paper="-")\nclass X:\n  a: int = hyper(len("x"))', "must be literals"),
         (HEAD + 'family="f", protocol="stream", paper="-")\nclass X:\n  a: int = hyper(1, lo=2)', "'lo'"),
+        (
+            HEAD + 'family="f", protocol="stream", paper="-")\nclass X:\n  a: int = hyper(1, asks=("imges",))',
+            "'a' asks for .*'imges'.*, which is no tuple of needs or outputs",
+        ),
+        (
+            HEAD + 'family="f", protocol="stream", paper="-")\nclass X:\n  a: str = hyper("b", choices=("b",), '
+            'asks={"c": ("images",)})',
+            "'a' has no choice 'c'",
+        ),
+        (
+            HEAD + 'family="f", protocol="stream", paper="-")\nclass X:\n  a: str = hyper("b", choices=("b",), '
+            'asks=("images",))',
+            "asks of 'a' must map choices to tuples",
+        ),
         (HEAD + 'family="f", protocol="steam", paper="-")\nclass X: pass', "one of stream, adaptation.*got 'steam'"),
         (HEAD + 'protocol="stream", paper="-")\nclass X: pass', "missing a required argument: 'family'"),
         (HEAD + 'family="f", protocol="stream", paper="-", colour=1)\nclass X: pass', "unexpected.*'colour'"),

@@ -62,6 +62,27 @@ def test_there_is_no_other_seed(bundles: Bundles, miniature: Miniature) -> None:
         miniature("poverty").split(bundles("poverty"), 5)
 
 
+def test_a_seed_of_tuning_is_the_fold_of_its_turn(bundles: Bundles, miniature: Miniature) -> None:
+    task, bundle = miniature("poverty"), bundles("poverty")
+    assert registry.get("task", "wilds-poverty").options["folds"] == len(FOLDS)
+    for seed, fold in ((100, 0), (104, 4), (108, 3)):
+        tuned, evaluated = task.split(bundle, seed), task.split(bundle, fold)
+        for part in ("labeled", *OFFICIAL, "unlabeled", "labels"):
+            np.testing.assert_array_equal(getattr(tuned, part), getattr(evaluated, part))
+
+
+def test_what_chooses_for_a_fold_is_no_test_example_of_it_and_test_examples_of_others(
+    bundles: Bundles, miniature: Miniature
+) -> None:
+    """Which is why each fold is tuned by itself."""
+    task, bundle = miniature("poverty"), bundles("poverty")
+    splits = [task.split(bundle, seed) for seed in range(5)]
+    for own in splits:
+        assert not np.intersect1d(own.test, np.concatenate([own.labeled, own.validation])).size
+    first = np.concatenate([splits[0].labeled, splits[0].validation])
+    assert all(np.intersect1d(first, other.test).size for other in splits[1:])
+
+
 def test_nothing_that_reaches_a_method_knows_hidden_numbers(
     miniatures: Any, miniature: Miniature, bundles: Bundles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
