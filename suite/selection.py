@@ -13,7 +13,7 @@ class Rule:
     """The point with the best value of `by` counts, the earlier of equal ones; the last point where `by` is None.
 
     `better` is the direction of `by`, "metric" for that of the task's metric. `labels` names the set whose labels the
-    rule spends.
+    rule spends; a `label_free` one looks at probabilities of classes on the unlabelled pool.
     """
 
     name: str
@@ -21,6 +21,7 @@ class Rule:
     by: str | None
     better: str = "metric"
     labels: str | None = None
+    label_free: bool = False
 
 
 RULES: Mapping[str, Rule] = {
@@ -30,9 +31,10 @@ RULES: Mapping[str, Rule] = {
         Rule("validation", "best validation score", "validation", labels="validation"),
         Rule("source-validation", "best score on held-out source examples", "source_validation",
              labels="source_validation"),
-        Rule("entropy", "least entropy on unlabelled examples (label-free)", "entropy", "lower"),
+        Rule("entropy", "least entropy on unlabelled examples (label-free)", "entropy", "lower",
+             label_free=True),
         Rule("transfer-score", "highest Transfer Score on unlabelled examples (label-free)", "transfer_score",
-             "higher"),
+             "higher", label_free=True),
         Rule("oracle", "best test score (an upper bound)", "test"),
     )
 }  # fmt: skip
@@ -44,8 +46,11 @@ def chosen_point(rule: str, metric: str, points: Sequence[Mapping[str, float]]) 
     if chosen.by is None:
         return len(points) - 1
     if not all(chosen.by in point for point in points):
-        what = chosen.by.replace("_", " ")
-        raise ValueError(f"selection '{rule}' needs a {what}{'' if 'score' in what else ' score'} at every point")
+        what = chosen.by.replace("_", " ").removesuffix(" score")
+        article = "an" if what[0] in "aeiou" else "a"
+        raise ValueError(
+            f"selection '{rule}' needs {article} {what} score at every point; choose another rule with --selection"
+        )
     better = METRICS[metric].better if chosen.better == "metric" else chosen.better
     sign = 1 if better == "higher" else -1
     return max(range(len(points)), key=lambda index: (sign * points[index][chosen.by or ""], -index))

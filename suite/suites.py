@@ -204,6 +204,16 @@ def make_spec(
         raise UsageError(
             f"{where}: a stream has one prediction of each image and nothing to select; leave out '{rule}'."
         )
+    if task.protocol == "policy" and RULES[rule].by not in (None, "test"):
+        raise UsageError(
+            f"{where}: a policy has no scores but those of its test, and selection '{rule}' takes none of these; type "
+            "--selection last."
+        )
+    if RULES[rule].label_free and task.options["outputs"] != "classes":
+        raise UsageError(
+            f"{where}: selection '{rule}' looks at probabilities of classes, and the model of task '{task.name}' "
+            f"returns {task.options['outputs']}; type --selection {task.options['selection']}."
+        )
     folds = task.options["folds"]
     if folds and fold_of(seed, folds) is None:
         raise UsageError(

@@ -132,7 +132,13 @@ class AdaptationScorer:
         self._split = task.split(bundle, spec.seed)
         self._private = bundle.private()
         self._labels = {name: task.labels(self._private, getattr(self._split, name)) for name in EVALUATED}
-        needed = RULES[spec.selection].labels
+        rule, needed = RULES[spec.selection], RULES[spec.selection].labels
+        if rule.label_free and not (task.label_free and len(self._split.unlabeled)):
+            why = "this task has no unlabelled examples" if task.label_free else "the outputs of this task are none"
+            self._refuse(
+                f"selection '{rule.name}' looks at probabilities of classes on unlabelled examples, and {why}; choose "
+                "another rule with --selection"
+            )
         if needed and not len(self._labels[needed]):
             self._refuse(f"selection '{spec.selection}' needs examples for {needed.replace('_', ' ')}")
         if permute is not None:

@@ -52,7 +52,10 @@ def test_of_points_that_are_all_equal_the_first_or_the_last_counts(rule: str, me
 @pytest.mark.parametrize("rule", [rule for rule in RULES if rule != "last"])
 def test_a_rule_needs_its_score_at_every_point(rule: str) -> None:
     lacking = [{name: value for name, value in POINTS[0].items() if name != RULES[rule].by}]
-    with pytest.raises(ValueError, match=f"selection '{rule}' needs a .* at every point"):
+    named = {"entropy": "an entropy", "oracle": "a test"}.get(
+        rule, f"a {rule.removesuffix('-score').replace('-', ' ')}"
+    )
+    with pytest.raises(ValueError, match=f"selection '{rule}' needs {named} score at every point; choose another rule"):
         chosen_point(rule, "error", POINTS + lacking)
     assert chosen_point(rule, "error", POINTS) < 4
 

@@ -11,7 +11,7 @@ from selfbench.suite import registry
 from selfbench.suite.board.catalogue import Catalogue
 from selfbench.suite.errors import UsageError
 from selfbench.suite.spec import canonical
-from selfbench.suite.suites import Settings, expand, load_suite, read_suite, suite_names
+from selfbench.suite.suites import Settings, expand, load_suite, make_spec, read_suite, suite_names
 
 HEAD = 'name = "mine"\nseeds = [0, 1]\n'
 PAIR = '[[pairs]]\ntasks = ["toy-stream"]\nmethods = ["source", "norm"]\n'
@@ -182,3 +182,19 @@ def test_a_hyper_parameter_that_was_added_leaves_earlier_runs_what_they_were(wri
     label = Catalogue.registered().label
     assert label("fixmatch", "1", canonical(usual.method.params).decode()) == "fixmatch"
     assert label("fixmatch", "1", canonical(other.method.params).decode()) == "fixmatch[augment=strong]"
+
+
+def test_a_policy_has_no_score_to_choose_a_round_by() -> None:
+    """But that of its test, for the upper bound."""
+    task, method = registry.get("task", "arithmetic-tiny"), registry.get("method", "sft")
+    for rule in ("validation", "entropy"):
+        with pytest.raises(UsageError, match=f"selection '{rule}' takes none of these; type --selection last"):
+            make_spec(task, method, {}, 0, selection=rule)
+    assert make_spec(task, method, {}, 0, selection="oracle").selection == "oracle"
+
+
+def test_outputs_other_than_classes_have_no_label_free_scores() -> None:
+    """What is refused where a run is planned is what the tasks themselves say."""
+    for task in registry.entries("task").values():
+        if task.protocol == "adaptation":
+            assert (task.options["outputs"] == "classes") == task.load().label_free, task.name

@@ -12,10 +12,14 @@ import pandas as pd
 import pytest
 
 from selfbench.suite import registry
+from selfbench.suite.bundle import BundleFolder
 from selfbench.suite.data import Data
-from selfbench.suite.errors import DataMissing, UsageError
+from selfbench.suite.errors import DataMissing, MethodError, UsageError
 from selfbench.suite.prepare.decoded import DecodedFolder, fill
 from selfbench.suite.prepare.decoded_option import Decoded
+from selfbench.suite.run.scorer import make_scorer
+from selfbench.suite.spec import Budget, MethodRef, RunSpec, TaskRef
+from selfbench.suite.suites import make_spec
 from selfbench.tasks.wilds.task import WildsTask
 
 NAMES = [
@@ -170,3 +174,31 @@ def test_a_truncated_picture_is_named(fresh: Callable[[str], Path], miniature: M
     shutil.rmtree(path.parent)
     with pytest.raises(DataMissing, match="cannot be read: No such file"):
         task.inputs(bundle.public, np.arange(8))
+
+
+def spec_of(name: str, selection: str) -> RunSpec:
+    task = TaskRef(name=f"wilds-{name}", version="1")
+    return RunSpec(task=task, method=MethodRef(name="supervised", version="1"), seed=0, selection=selection,
+                   budget=Budget(limit=10))  # fmt: skip
+
+
+@pytest.mark.parametrize("selection", ["entropy", "transfer-score"])
+@pytest.mark.parametrize(
+    ("name", "why"), [("rxrx1", "has no unlabelled examples"), ("poverty", "the outputs of this task are none")]
+)
+def test_a_rule_that_has_nothing_to_look_at_is_refused_before_the_run(
+    at_home: Path, bundles: Callable[[str], BundleFolder], miniature: Miniature, tmp_path: Path, name: str, why: str,
+    selection: str,
+) -> None:  # fmt: skip
+    with pytest.raises(MethodError, match=f"selection '{selection}' looks at .*{why}; choose another rule with --sel"):
+        make_scorer(miniature(name), bundles(name), spec_of(name, selection), tmp_path)
+    make_scorer(miniature("camelyon17"), bundles("camelyon17"), spec_of("camelyon17", selection), tmp_path)
+
+
+@pytest.mark.parametrize("selection", ["entropy", "transfer-score"])
+@pytest.mark.parametrize("name", ["poverty", "globalwheat", "py150", "ogb-molpcba"])
+def test_a_rule_for_classes_is_refused_where_a_run_is_planned(name: str, selection: str) -> None:
+    task, method = registry.get("task", f"wilds-{name}"), registry.get("method", "supervised")
+    with pytest.raises(UsageError, match=rf"returns {task.options['outputs']}; type --selection validation\."):
+        make_spec(task, method, {}, 0, selection=selection)
+    assert not task.load().label_free
