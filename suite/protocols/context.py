@@ -104,7 +104,11 @@ def as_logits(value: Any, n: int, n_classes: int, owner: str, where: str, batch:
         return plain if plain.dtype is torch.float32 else plain.float()
     place = where if batch is None else f"{where} {batch}"
     if not isinstance(value, Tensor):
-        raise MethodError(f"method '{owner}' returned a {type(value).__name__} for {place}; logits are a tensor (B, K)")
+        raise MethodError(
+            f"method '{owner}' returned a {type(value).__name__} for {place}; return its logits, a tensor "
+            f"({n}, {n_classes})"
+        )
     raise MethodError(
-        f"method '{owner}' returned logits of shape {tuple(value.shape)} for {place}; expected ({n}, {n_classes})"
+        f"method '{owner}' returned logits of shape {tuple(value.shape)} for {place}; expected ({n}, {n_classes}): "
+        "return a row for each example and a column for each class, in the order given"
     )

@@ -47,7 +47,10 @@ class Scorer(Protocol):
 def _finite(logits: Array, owner: str, where: str) -> None:
     bad = int((~np.isfinite(logits)).sum())
     if bad:
-        raise MethodError(f"method '{owner}' returned {bad} non-finite values of {logits.size} for {where}")
+        raise MethodError(
+            f"method '{owner}' returned {bad} non-finite values of {logits.size} for {where}; run it with a smaller "
+            "learning rate (`selfbench info` names its hyper-parameters), or look for a division by zero in it"
+        )
 
 
 class StreamScorer:

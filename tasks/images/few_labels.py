@@ -45,7 +45,11 @@ class FewLabels(AdaptationTask):
         seen, held = (number // self.n_classes for number in (self.n_labels, self.n_validation))
         fewest = min(map(len, of_class))
         if seen + held > fewest:
-            raise DataMissing(f"A class has {fewest} training images; {seen} labelled and {held} validation are asked.")
+            number = min(range(self.n_classes), key=lambda number: len(of_class[number]))
+            raise DataMissing(
+                f"Class {number} has {fewest} training images in {bundle.path}; {seen} labelled and {held} validation "
+                "images of each class are asked for. Get the data set's files again, or run a task with fewer labels."
+            )
         # Validation images come from the other end, so that more labels do not change them.
         labeled = draw.permutation(np.concatenate([members[:seen] for members in of_class]))
         validation = draw.permutation(np.concatenate([members[len(members) - held :] for members in of_class]))
@@ -69,7 +73,7 @@ class FewLabels(AdaptationTask):
 
 
 def check_classes(labels: Array, n_classes: int, where: str, complete: bool = True) -> Array:
-    """`labels` (N,) as int64; raises `DataMissing` naming `where` and the row of a class outside 0 to K - 1.
+    """`labels` (N,) as int64; raises `DataMissing` naming `where` and the row, from 1, of a class outside 0 to K - 1.
 
     If `complete`, every class must be there.
     """
@@ -77,7 +81,8 @@ def check_classes(labels: Array, n_classes: int, where: str, complete: bool = Tr
     wrong = np.flatnonzero((labels < 0) | (labels >= n_classes))
     if len(wrong):
         raise DataMissing(
-            f"{where}, row {wrong[0]}: class {labels[wrong[0]]}, expected 0 to {n_classes - 1}. Get the file again."
+            f"{where}, row {wrong[0] + 1} (from 1): class {labels[wrong[0]]}, expected 0 to {n_classes - 1}. "
+            "Get the file again."
         )
     absent = np.setdiff1d(np.arange(n_classes), labels)
     if complete and len(absent):

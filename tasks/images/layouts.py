@@ -15,12 +15,14 @@ STL_SIDE = 96
 def read_stl_images(file: Path) -> Array:
     """Images uint8 (N, 3, 96, 96), mapped, of a file that holds them column by column.
 
-    Raises `DataMissing` naming the file and the row of an image that is cut off.
+    Raises `DataMissing` naming the file and the row, from 1, of an image that is cut off.
     """
     size = 3 * STL_SIDE * STL_SIDE
     length = file.stat().st_size
     if not length or length % size:
-        raise DataMissing(f"{file}, row {length // size}: {length % size:,} bytes of {size:,}. Get the file again.")
+        raise DataMissing(
+            f"{file}, row {length // size + 1} (from 1): {length % size:,} bytes of {size:,}. Get the file again."
+        )
     raw: Array = np.memmap(file, np.uint8, mode="r")
     return raw.reshape(-1, 3, STL_SIDE, STL_SIDE).transpose(0, 1, 3, 2)
 

@@ -63,10 +63,13 @@ def read_hub_parquet(file: Path, question: str = "question") -> list[Question]:
     except (pyarrow.ArrowException, OSError) as error:
         raise DataMissing(f"{file} cannot be read as a table of questions ({str(error)[:200]}).") from None
     found = []
-    for number, row in enumerate(rows):
+    for number, row in enumerate(rows, 1):
         labels, options = row["choices"]["label"], row["choices"]["text"]
         if row["answerKey"] not in labels or len(labels) != len(options):
-            raise DataMissing(f"{file}, row {number}: the answer {row['answerKey']!r} is none of {labels}.")
+            raise DataMissing(
+                f"{file}, row {number} (from 1): the answer {row['answerKey']!r} is none of {labels}. "
+                "Get the file again."
+            )
         found.append(Question(_line(row[question]), _lines(options), labels.index(row["answerKey"])))
     return found
 

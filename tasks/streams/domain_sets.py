@@ -156,7 +156,9 @@ class _Trained(DomainFolders):
         weights = {f"net.{key}": value for key, value in read_weights(path).items() if not key.startswith("fc.")}
         unknown = weights.keys() - self.model().state_dict().keys()
         if unknown:
-            raise GateError(f"{path} does not hold a ResNet-18: it has {', '.join(sorted(unknown)[:3])}.")
+            raise GateError(
+                f"{path} does not hold a ResNet-18: it has {', '.join(sorted(unknown)[:3])}. Get the file again."
+            )
         return weights
 
     def model(self) -> nn.Module:

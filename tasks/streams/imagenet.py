@@ -141,7 +141,10 @@ def imagenet_classes(validation: Path) -> tuple[str, ...]:
     """The 1,000 class folders of the validation images, sorted: their places are the numbers of the classes."""
     classes = subfolders(validation)
     if len(classes) != CLASSES:
-        raise DataMissing(f"{validation} has {len(classes)} class folders, expected {CLASSES}.")
+        raise DataMissing(
+            f"{validation} has {len(classes)} class folders, expected {CLASSES}. Unpack the validation images into a "
+            "folder a class again."
+        )
     return classes
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ...suite.bundle import Array
 from ...suite.errors import DataMissing
-from .tables import REMEDY
+from .tables import COUNTED, REMEDY
 
 NO_BOX = "no_box"
 DETECTIONS = 100
@@ -37,7 +37,7 @@ def check_boxes(path: Path) -> None:
         if text != NO_BOX and not _BOXES.fullmatch(text):
             raise DataMissing(
                 f"{path}, row {row}: 'BoxesString' is {text[:60]!r}, expected '{NO_BOX}' or boxes of four whole "
-                f"numbers, `x1 y1 x2 y2`, parted by ';'. {REMEDY}"
+                f"numbers, `x1 y1 x2 y2`, parted by ';'. {COUNTED} {REMEDY}"
             )
 
 

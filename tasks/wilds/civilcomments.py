@@ -14,6 +14,11 @@ from .texts import WildsTexts
 _LABELED = "civilcomments_v1.0/all_data_with_identities.csv"
 _UNLABELED = "civilcomments_unlabeled_v1.0/unlabeled_data_with_identities.csv"
 
+_IDENTITIES = ("male", "female", "christian", "muslim", "black", "white")
+"""Shares of annotators: the groups of the official metric are those of 0.5 or more."""
+_COMBINED = ("LGBTQ", "other_religions")
+"""Made of several identities, by the publishers."""
+
 
 @register_task(
     "wilds-civilcomments",
@@ -50,5 +55,7 @@ class WildsCivilComments(WildsTexts):
     columns: ClassVar[tuple[Column, ...]] = (
         Column(_LABELED, "split", values=("train", "val", "test")),
         Column(_LABELED, "toxicity", low=0, high=1),
+        *(Column(_LABELED, name, low=0, high=1) for name in _IDENTITIES),
+        *(Column(_LABELED, name, low=0) for name in _COMBINED),
         Column(_UNLABELED, "toxicity", low=0, high=1),
     )

@@ -15,6 +15,7 @@ from .images import WildsImages
 from .networks import imagenet_normalized, pretrained
 from .tables import Column
 
+_DATE = "%Y-%m-%d %H:%M:%S.%f"
 _LABELED, _UNLABELED = "iwildcam_v2.0/metadata.csv", "iwildcam_unlabeled_v1.0/metadata.csv"
 
 
@@ -55,6 +56,8 @@ class WildsIWildCam(WildsImages):
         Column(_LABELED, "y", low=0, gapless=True),
         Column(_LABELED, "location_remapped", low=0, gapless=True),
         Column(_LABELED, "sequence_remapped", low=0, gapless=True),
+        Column(_LABELED, "datetime", date=_DATE),
+        Column(_UNLABELED, "datetime", date=_DATE, empty=True),
         Column(_UNLABELED, "y", low=-1, high=99999),
         Column(_UNLABELED, "location_remapped", low=0),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,9 @@ from ...suite.errors import DataMissing
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the table `file` and what it may hold: one of `values`, or numbers from `low` to `high`.
+    """A column of the table `file` and what it may hold: one of `values`, dates, or numbers from `low` to `high`.
+
+    `date` is the format of `strptime` in which dates are written.
 
     `empty` allows cells without a value; `gapless` asks that every whole number from 0 to the largest is met.
     """
@@ -26,6 +29,7 @@ class Column:
     high: float | None = None
     empty: bool = False
     gapless: bool = False
+    date: str = ""
 
 
 def check_tables(root: Path, columns: Sequence[Column]) -> None:
@@ -47,6 +51,8 @@ def check_tables(root: Path, columns: Sequence[Column]) -> None:
 
 
 REMEDY = "Unpack the published archive again."
+COUNTED = "Rows count from 1, below the header."
+_EXAMPLE = datetime.datetime(2013, 6, 5, 5, 44, 19)
 
 
 def _check(path: Path, column: Column, cells: Any) -> None:
@@ -54,6 +60,11 @@ def _check(path: Path, column: Column, cells: Any) -> None:
     if column.values:
         good = cells.isin(list(column.values)).to_numpy()
         expected = "one of " + ", ".join(map(str, column.values[:6])) + (", ..." if len(column.values) > 6 else "")
+    elif column.date:
+        import pandas
+
+        good = pandas.to_datetime(cells.astype(str), format=column.date, errors="coerce").notna().to_numpy()
+        expected = f"a date such as {_EXAMPLE.strftime(column.date)}"
     else:
         import pandas
 
@@ -68,7 +79,8 @@ def _check(path: Path, column: Column, cells: Any) -> None:
     if len(bad):
         more = f" ({len(bad):,} rows in all)" if len(bad) > 1 else ""
         raise DataMissing(
-            f"{path}, row {bad[0] + 1}: '{column.name}' is {cells.iloc[bad[0]]!r}, expected {expected}{more}. {REMEDY}"
+            f"{path}, row {bad[0] + 1}: '{column.name}' is {cells.iloc[bad[0]]!r}, expected {expected}{more}. "
+            f"{COUNTED} {REMEDY}"
         )
     if column.gapless:
         absent = np.setdiff1d(np.arange(int(numbers.max()) + 1), numbers)

@@ -20,9 +20,9 @@ SHORT = {"wall_seconds": 4}
     ("method", "status", "says"),
     [
         ("raises", "failed", "the fourth batch is unlucky"),
-        ("nan", "failed", "non-finite"),
+        ("nan", "failed", "run it with a smaller learning rate (`selfbench info` names"),
         ("wrong-shape", "failed", "shape (50,)"),
-        ("wrong-type", "failed", "returned a list"),
+        ("wrong-type", "failed", "returned a list for batch 0; return its logits, a tensor ("),
         ("exits", "failed", "exit code 0"),
         ("crashes", "failed", "signal 11"),
         ("goes-on", "failed", "method 'goes-on' went on after its budget"),

@@ -13,9 +13,15 @@ PIXELS = 3 * 32 * 32
 
 
 def read_binary(file: Path, label_bytes: int) -> tuple[Array, Array]:
-    """Images uint8 (N, 3, 32, 32) and classes int64 (N,), the last of `label_bytes` (CIFAR-10: 1, CIFAR-100: 2)."""
-    raw = np.fromfile(file, np.uint8)
-    if not len(raw) or len(raw) % (label_bytes + PIXELS):
-        raise DataMissing(f"{file} has {len(raw):,} bytes, which are no whole records. Get the file again.")
+    """Images uint8 (N, 3, 32, 32) and classes int64 (N,), the last of `label_bytes` (CIFAR-10: 1, CIFAR-100: 2).
+
+    Raises `DataMissing` naming the file and the row, from 1, of a record that is cut off.
+    """
+    raw, size = np.fromfile(file, np.uint8), label_bytes + PIXELS
+    if not len(raw) or len(raw) % size:
+        raise DataMissing(
+            f"{file}, row {len(raw) // size + 1} (from 1): {len(raw) % size:,} bytes of {size:,}, which are no whole "
+            "records. Get the file again."
+        )
     records = raw.reshape(-1, label_bytes + PIXELS)
     return records[:, label_bytes:].reshape(-1, 3, 32, 32), records[:, label_bytes - 1].astype(np.int64)

@@ -25,14 +25,14 @@ def decode(
     """One encoded image as uint8 (3, H, W) in RGB.
 
     `resize` sets the shorter side, or (height, width), as torchvision does on PIL images, by bilinear interpolation
-    unless `bicubic`; `side` then cuts the centre. Raises `DataMissing` naming `where` when the file is torn or too
-    small.
+    unless `bicubic`; `side` then cuts the centre. Raises `DataMissing` naming `where` when the file is torn, too small,
+    or of so many pixels that pillow takes it for an attack.
     """
     image_module = _pillow()
     try:
         with image_module.open(io.BytesIO(content)) as opened:
             image = opened.convert("RGB")
-    except (OSError, SyntaxError) as error:
+    except (OSError, SyntaxError, image_module.DecompressionBombError) as error:
         raise DataMissing(f"{where} is no whole image: {error}. Get the file again.") from None
     width, height = image.size
     if resize is not None:

@@ -65,9 +65,9 @@ def image_list(root: Path, file: Path, n_classes: int) -> Files:
         lines = [line.rsplit(maxsplit=1) for line in file.read_text().splitlines() if line.strip()]
         labels = np.array([int(number) for _, number in lines])
     except (OSError, ValueError) as error:
-        raise DataMissing(f"{file} is no list of lines `path class`: {error}.") from None
+        raise DataMissing(f"{file} is no list of lines `path class`: {error}. Get the file again.") from None
     if not len(labels) or labels.min() < 0 or labels.max() >= n_classes:
-        raise DataMissing(f"{file}: classes must lie in 0 to {n_classes - 1}.")
+        raise DataMissing(f"{file}: classes must lie in 0 to {n_classes - 1}. Get the file again.")
     names = [""] * n_classes
     for name, number in lines:
         names[int(number)] = Path(name).parent.name
@@ -83,7 +83,8 @@ def domain_folders(root: Path, domains: Sequence[str]) -> dict[str, Files]:
             different = sorted(set(files.classes) ^ set(first))
             raise DataMissing(
                 f"{root / domain} and {root / domains[0]} do not have the same classes: "
-                f"{_several(different, 'folder')} in one alone."
+                f"{_several(different, 'folder')} in one alone. Get the archives of both again, or remove what is not "
+                "theirs."
             )
     return found
 
@@ -92,7 +93,8 @@ def subfolders(folder: Path) -> tuple[str, ...]:
     """Names of the folders in `folder`, sorted; raises `DataMissing` where it is not there or has none."""
     names = tuple(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())) if folder.is_dir() else ()
     if not names:
-        raise DataMissing(f"{folder} {'has no folders in it' if folder.is_dir() else 'is missing'}.")
+        what = "has no folders in it" if folder.is_dir() else "is missing"
+        raise DataMissing(f"{folder} {what}. Unpack the published archive there again.")
     return names
 
 

@@ -14,7 +14,8 @@ from .decode import decode
 def read_parquet(path: Path, image: str = "img", label: str = "label", limit: int | None = None) -> tuple[Array, Array]:
     """The first `limit` rows: images uint8 (N, 3, H, W), all of one size, and classes int64 (N,).
 
-    Raises `DataMissing` naming a file that is torn, and `UsageError` where the library is missing.
+    Raises `DataMissing` naming a file that is torn, or the row, from 1, of an image that is, and `UsageError` where the
+    library is missing.
     """
     try:
         import pyarrow
@@ -26,8 +27,8 @@ def read_parquet(path: Path, image: str = "img", label: str = "label", limit: in
     except (pyarrow.ArrowException, OSError) as error:
         raise DataMissing(f"{path} cannot be read: {str(error).splitlines()[0]} Get the file again.") from None
     files = [row["bytes"] for row in table.column(image).to_pylist()]
-    first = decode(files[0], f"{path}, row 0")
+    first = decode(files[0], f"{path}, row 1 (from 1)")
     images = np.empty((len(files), *first.shape), np.uint8)
     for row, content in enumerate(files):
-        images[row] = decode(content, f"{path}, row {row}")
+        images[row] = decode(content, f"{path}, row {row + 1} (from 1)")
     return images, np.array(table.column(label).to_numpy(), np.int64)

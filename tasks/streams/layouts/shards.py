@@ -16,7 +16,7 @@ def samples(folder: Path, image: str = "input.jpg", label: str = "output.cls") -
     """
     shards = sorted(folder.glob("*.tar"))
     if not shards:
-        raise DataMissing(f"{folder} holds no shards (*.tar).")
+        raise DataMissing(f"{folder} holds no shards (*.tar). Get them again and put them there.")
     for shard in shards:
         yield from _read(shard, image, label)
 
@@ -44,8 +44,10 @@ def _read(shard: Path, image: str, label: str) -> Iterator[tuple[str, bytes, int
 
 def _sample(shard: Path, key: str, parts: dict[str, bytes], image: str, label: str) -> tuple[str, bytes, int]:
     if image not in parts or label not in parts:
-        raise DataMissing(f"{shard}: sample '{key}' has {sorted(parts)}, expected {image} and {label}.")
+        raise DataMissing(
+            f"{shard}: sample '{key}' has {sorted(parts)}, expected {image} and {label}. Get the shard again."
+        )
     try:
         return f"{shard}, {key}", parts[image], int(parts[label])
     except ValueError:
-        raise DataMissing(f"{shard}: sample '{key}' has no class number.") from None
+        raise DataMissing(f"{shard}: sample '{key}' has no class number. Get the shard again.") from None

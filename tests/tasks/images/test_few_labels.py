@@ -143,7 +143,7 @@ def test_more_labels_hold_the_fewer_and_leave_the_validation(
     one, two = (few(Cifar10Jpeg, labels, 10).split(folder, 3) for labels in (10, 30))
     assert set(one.labeled) < set(two.labeled)
     assert set(one.validation) == set(two.validation)
-    with pytest.raises(DataMissing, match=r"5 labelled and 2 validation"):
+    with pytest.raises(DataMissing, match=r"Class \d has 5 .*in .*bundle; 5 labelled and 2 validation .*fewer labels"):
         few(Cifar10Jpeg, 50, 20).split(folder, 0)
 
 
@@ -152,10 +152,10 @@ def test_cifar10_jpeg_names_what_is_wrong(data: Data, jpegs: tuple[list[bytes], 
     train = data.root / "cifar10-jpeg" / "train.parquet"
     task = few(Cifar10Jpeg, 10, 10)
     parquet(train, [*files[:7], files[7][:300], *files[8:50]], labels[:50])
-    with pytest.raises(DataMissing, match=r"train\.parquet, row 7 is no whole image.*Get the file again"):
+    with pytest.raises(DataMissing, match=r"train\.parquet, row 8 \(from 1\) is no whole image.*Get the file again"):
         task.build(data)
     parquet(train, files[:50], np.where(np.arange(50) == 4, 10, labels[:50]))
-    with pytest.raises(DataMissing, match=r"train\.parquet, row 4: class 10, expected 0 to 9"):
+    with pytest.raises(DataMissing, match=r"train\.parquet, row 5 \(from 1\): class 10, expected 0 to 9"):
         task.build(data)
     parquet(train, files[:50], np.where(labels[:50] == 3, 2, labels[:50]))
     with pytest.raises(DataMissing, match=r"train\.parquet has no image of class 3"):
@@ -185,10 +185,10 @@ def test_cifar(data: Data, tmp_path: Path, task_class: type[FewLabels], k: int, 
     last = data.root / name / files[-2]
     whole = last.read_bytes()
     last.write_bytes(whole[:-5])
-    with pytest.raises(DataMissing, match=re.escape(f"{last.name} has")):
+    with pytest.raises(DataMissing, match=re.escape(f"{last.name}, row {3 * k} (from 1): ")):
         task.build(data)
     last.write_bytes(whole[: heads + 3073] + bytes(heads) + bytes([k]) + whole[2 * heads + 3074 :])
-    with pytest.raises(DataMissing, match=rf"{last.name}, row 1: class {k}, expected 0 to {k - 1}"):
+    with pytest.raises(DataMissing, match=rf"{last.name}, row 2 \(from 1\): class {k}, expected 0 to {k - 1}"):
         task.build(data)
     last.unlink()
     with pytest.raises(DataMissing, match=rf"{last.name} is missing(?s:.*)selfbench data fetch {name}"):
@@ -216,14 +216,14 @@ def test_stl10(data: Data, stl: dict[str, np.ndarray], tmp_path: Path) -> None:
     assert set(range(30, 42)) < set(split.unlabeled)
     assert len(split.test) == 10
     place(data, "stl10", "stl10_binary/unlabeled_X.bin", stl["unlabeled"].tobytes()[:-1])
-    with pytest.raises(DataMissing, match=r"unlabeled_X\.bin, row 11: 27,647 bytes of 27,648"):
+    with pytest.raises(DataMissing, match=r"unlabeled_X\.bin, row 12 \(from 1\): 27,647 bytes of 27,648"):
         task.build(data)
     place(data, "stl10", "stl10_binary/unlabeled_X.bin", stl["unlabeled"].tobytes())
     place(data, "stl10", "stl10_binary/train_y.bin", bytes([1, 2]))
     with pytest.raises(DataMissing, match=r"train_y\.bin has 2 classes for 30 images"):
         task.build(data)
     place(data, "stl10", "stl10_binary/train_y.bin", bytes([1] * 29 + [0]))
-    with pytest.raises(DataMissing, match=r"train_y\.bin, row 29: class -1"):
+    with pytest.raises(DataMissing, match=r"train_y\.bin, row 30 \(from 1\): class -1"):
         task.build(data)
 
 
@@ -253,7 +253,7 @@ def test_svhn(data: Data, tmp_path: Path) -> None:
         task.build(data)
     labels[20] = 12
     save("extra", slice(20, 40))
-    with pytest.raises(DataMissing, match=r"extra_32x32\.mat, row 0: class 12"):
+    with pytest.raises(DataMissing, match=r"extra_32x32\.mat, row 1 \(from 1\): class 12"):
         task.build(data)
 
 

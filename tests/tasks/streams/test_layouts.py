@@ -90,7 +90,10 @@ def test_binary_records_are_classes_then_channels(
     assert np.array_equal(images, pixels)
     assert list(labels) == [head[-1] for head in records]
     (tmp_path / "test.bin").write_bytes(raw[:-1])
-    with pytest.raises(DataMissing, match="no whole records"):
+    with pytest.raises(
+        DataMissing,
+        match=r"test\.bin, row 2 \(from 1\): 3,07\d bytes of 3,07\d, .*whole records\. Get",
+    ):
         read_binary(tmp_path / "test.bin", label_bytes)
 
 
@@ -149,6 +152,13 @@ def test_a_torn_or_small_image_is_named(tmp_path: Path) -> None:
         decode_file(tmp_path / "none.jpg")
 
 
+def test_a_picture_of_too_many_pixels_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.png").write_bytes(encoded(noise(40, 40)))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 700)
+    with pytest.raises(DataMissing, match=r"a\.png is no whole image: .*exceeds limit.*Get the file again"):
+        decode_file(tmp_path / "a.png")
+
+
 def test_class_folders_are_sorted_by_class_and_name(tmp_path: Path) -> None:
     expected = {}
     for name in ("n02/b.JPEG", "n01/z.png", "n02/a.JPEG", "n01/.hidden.txt"):
@@ -170,8 +180,10 @@ def test_class_folders_are_sorted_by_class_and_name(tmp_path: Path) -> None:
         class_folders(tmp_path, ("n01", "n03"))
     with pytest.raises(DataMissing, match="holds 3 images, expected 50"):
         class_folders(tmp_path, expected=50)
-    with pytest.raises(DataMissing, match="nowhere is missing"):
+    with pytest.raises(DataMissing, match=r"nowhere is missing\. Unpack the published archive there again"):
         class_folders(tmp_path / "nowhere")
+    with pytest.raises(DataMissing, match=r"n01 has no folders in it\. Unpack the published archive there again"):
+        class_folders(tmp_path / "n01")
 
 
 def test_a_list_of_names_keeps_its_order(tmp_path: Path) -> None:
@@ -190,7 +202,7 @@ def test_domains_must_have_the_same_classes(tmp_path: Path) -> None:
     found = domain_folders(tmp_path, ("photo", "sketch"))
     assert {domain: files.classes for domain, files in found.items()} == dict.fromkeys(found, ("cat", "dog"))
     put(tmp_path / "sketch" / "horse" / "d.png", noise(4, 4))
-    with pytest.raises(DataMissing, match=r"1 folder \(horse\) in one alone"):
+    with pytest.raises(DataMissing, match=r"sketch and .*photo .*1 folder \(horse\) in one alone\. Get the archives"):
         domain_folders(tmp_path, ("photo", "sketch"))
 
 
@@ -201,10 +213,10 @@ def test_an_image_list_gives_paths_and_classes(tmp_path: Path) -> None:
     assert files.paths == (tmp_path / "real" / "bird" / "real 1.jpg", tmp_path / "real" / "axe" / "real_2.jpg")
     assert list(files.labels) == [1, 0]
     assert files.classes == ("axe", "bird")
-    with pytest.raises(DataMissing, match="0 to 0"):
+    with pytest.raises(DataMissing, match=r"real_list\.txt: classes must lie in 0 to 0\. Get the file again"):
         image_list(tmp_path, file, 1)
     file.write_text("real/bird/real_1.jpg\n")
-    with pytest.raises(DataMissing, match="is no list of lines"):
+    with pytest.raises(DataMissing, match=r"real_list\.txt is no list of lines .*Get the file again"):
         image_list(tmp_path, file, 2)
 
 
@@ -228,11 +240,14 @@ def test_shards_are_read_in_order(tmp_path: Path) -> None:
 
 
 def test_torn_shards_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataMissing, match="holds no shards"):
+    with pytest.raises(DataMissing, match=r"holds no shards \(\*\.tar\)\. Get them again and put them there"):
         list(samples(tmp_path))
     file = tmp_path / "serial_00000.tar"
     shard(file, [("a.input.jpg", b"one")])
-    with pytest.raises(DataMissing, match="sample 'a' has"):
+    with pytest.raises(DataMissing, match=r"00000\.tar: sample 'a' has .*Get the shard again"):
+        list(samples(tmp_path))
+    shard(file, [("a.input.jpg", b"one"), ("a.output.cls", b"one")])
+    with pytest.raises(DataMissing, match=r"00000\.tar: sample 'a' has no class number\. Get the shard again"):
         list(samples(tmp_path))
     shard(file, [("a.input.jpg", b"x" * 5000), ("a.output.cls", b"1")])
     file.write_bytes(file.read_bytes()[:3000])

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from selfbench.suite import registry
 from selfbench.suite.bundle import BundleFolder, write_bundle
 from selfbench.suite.data import Data
-from selfbench.suite.errors import DataMissing
+from selfbench.suite.errors import DataMissing, GateError
 from selfbench.suite.needs import SOURCE_PARTS
 from selfbench.suite.pretrain import check_gate
 from selfbench.suite.protocols.stream import Stream, StreamTask
@@ -751,3 +751,25 @@ def test_tasks_without_data_list_well_and_say_what_is_missing(name: str, tmp_pat
     with pytest.raises(DataMissing, match=str(tmp_path)) as caught:
         task.build(data)
     assert "By hand: put" in str(caught.value)
+
+
+def test_another_number_of_class_folders_than_imagenet_s_is_refused(tmp_path: Path) -> None:
+    for name in ("n01", "n02"):
+        (tmp_path / "val" / name).mkdir(parents=True)
+    with pytest.raises(DataMissing, match=r"val has 2 class folders, expected 1000\. Unpack the validation images"):
+        imagenet.imagenet_classes(tmp_path / "val")
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The digest, which comes first, is left out."""
+    monkeypatch.setattr(domain_sets, "check_digest", lambda path, digest: None)
+    path = tmp_path / "torchvision-models" / "resnet18-f37072fd.pth"
+    path.parent.mkdir()
+    torch.save({"stem.weight": torch.zeros(3)}, path)
+
+    class Folder(Data):
+        def file(self, name: str, member: str) -> Path:
+            return self.root / name / member
+
+    with pytest.raises(GateError, match=r"f37072fd\.pth does not hold a ResNet-18: .*net\.stem.*Get the file again"):
+        domain_sets.PACS().start(Folder(tmp_path))

@@ -20,6 +20,7 @@ from selfbench.suite.prepare.decoded_option import Decoded
 from selfbench.suite.run.scorer import make_scorer
 from selfbench.suite.spec import Budget, MethodRef, RunSpec, TaskRef
 from selfbench.suite.suites import make_spec
+from selfbench.tasks.wilds.tables import COUNTED
 from selfbench.tasks.wilds.task import WildsTask
 
 NAMES = [
@@ -97,6 +98,12 @@ CELLS = [
     ("py150", "py150_v1.0/metadata/repo_file_names/repo_ids.csv", "id", -1, "from 0 to inf"),
     ("civilcomments", "civilcomments_v1.0/all_data_with_identities.csv", "toxicity", 1.5, "from 0 to 1"),
     ("civilcomments", "civilcomments_v1.0/all_data_with_identities.csv", "split", None, "one of train"),
+    ("civilcomments", "civilcomments_v1.0/all_data_with_identities.csv", "muslim", None, "from 0 to 1"),
+    ("civilcomments", "civilcomments_v1.0/all_data_with_identities.csv", "white", 1.2, "from 0 to 1"),
+    ("civilcomments", "civilcomments_v1.0/all_data_with_identities.csv", "LGBTQ", "yes", "from 0 to inf"),
+    ("iwildcam", "iwildcam_v2.0/metadata.csv", "datetime", "5 June", "a date such as 2013-06-05 05:44:19.000000"),
+    ("iwildcam", "iwildcam_v2.0/metadata.csv", "datetime", None, "a date such as 2013-06-05"),
+    ("iwildcam", "iwildcam_unlabeled_v1.0/metadata.csv", "datetime", "2013-13-05 05:44:19.000", "a date such as"),
     ("amazon", "amazon_v2.1/reviews.csv", "overall", 6.0, "one of 1, 2, 3, 4, 5"),
     ("amazon", "amazon_v2.1/splits/user.csv", "split", 7, "one of -1, 0"),
 ]
@@ -110,7 +117,7 @@ def test_a_cell_out_of_range_is_named_with_its_row(
     table = pd.read_csv(root / file, dtype=object)
     table.loc[6, column] = value
     table.to_csv(root / file, index=False)
-    refusal(miniature(name), root, str(root / file), "row 7", f"'{column}'", expected, "archive again")
+    refusal(miniature(name), root, str(root / file), "row 7", f"'{column}'", expected, COUNTED, "archive again")
 
 
 def test_missing_rows_are_seen_by_their_classes(fresh: Callable[[str], Path], miniature: Miniature) -> None:
