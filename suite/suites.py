@@ -30,7 +30,7 @@ from .generation import NATIVE, unfit
 from .native import AUTO, native_precision
 from .needs import missing_needs
 from .registry import Entry
-from .seeds import TUNING_SEEDS_FROM, fold_of
+from .seed_ranges import TUNING_SEEDS_FROM, fold_of
 
 FOLDER = Path(__file__).resolve().parent / "suites"
 _KEYS = {"name", "title", "description", "seeds", "pairs"}

@@ -22,7 +22,8 @@ from .needs import missing_needs
 from .record import Record
 from .registry import Entry, RegistryError
 from .registry.entry import Hyper
-from .seeds import fold_of, rng
+from .seed_ranges import fold_of
+from .seeds import rng
 from .selection import RULES, Rule, chosen_point
 from .spec import RunSpec
 from .suites import Settings, make_spec, misfit

@@ -35,7 +35,7 @@ def board(
     from ..board.text import suite_text, task_text
     from ..errors import UsageError, did_you_mean
     from ..places import results_folder
-    from ..seeds import TUNING_SEEDS_FROM
+    from ..seed_ranges import TUNING_SEEDS_FROM
     from ..store import Store
 
     catalogue = Catalogue.registered()

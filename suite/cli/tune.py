@@ -116,7 +116,7 @@ def _searches(
     """One search for every method on every task, methods of a task together."""
     from .. import registry
     from ..errors import UsageError
-    from ..seeds import TUNING_SEEDS_FROM
+    from ..seed_ranges import TUNING_SEEDS_FROM
     from ..tuning import plan_search, tuning_rule
 
     if not tasks or not methods:

@@ -90,7 +90,7 @@ def register_task(
     where it is not "uint8".
 
     `folds` is the number of published folds where the seeds, from 0, stand for these and there are no others (`fold_of`
-    in `suite/seeds.py`); 0: any seed is one of the task's.
+    in `suite/seed_ranges.py`); 0: any seed is one of the task's.
     """
     options = {"protocol": protocol, "version": version, "metric": metric, "title": title, "budget": dict(budget),
                "data": data, "grants": grants, "tags": tags, "selection": selection, "bundle": bundle,

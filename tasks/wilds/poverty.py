@@ -25,7 +25,7 @@ from ...suite.protocols.adaptation import Recipe, Split
 from ...suite.protocols.optimisation import steps
 from ...suite.registry import register_task
 from ...suite.scoring import Scores
-from ...suite.seeds import fold_of
+from ...suite.seed_ranges import fold_of
 from ..streams.models.libraries import torchvision_net
 from .images import THREADS, with_sizes
 from .multispectral_views import BANDS, crop_view, strong_view, weak_view

@@ -15,7 +15,7 @@ from selfbench.suite.needs import NEEDS, OUTPUTS
 from selfbench.suite.record import Record
 from selfbench.suite.registry import RegistryError
 from selfbench.suite.registry.entry import Hyper
-from selfbench.suite.seeds import fold_of
+from selfbench.suite.seed_ranges import fold_of
 from selfbench.suite.suites import load_suite, make_spec
 
 ALL = (*NEEDS, *OUTPUTS)
