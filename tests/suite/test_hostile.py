@@ -9,9 +9,12 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import torch
 
 from selfbench.suite import registry
+from selfbench.suite.errors import MethodError
 from selfbench.suite.prepare.bundles import bundle_folder
+from selfbench.suite.protocols.context import as_logits
 
 SHORT = {"wall_seconds": 4}
 
@@ -147,3 +150,8 @@ def test_the_walk_would_find_a_leaked_label(monkeypatch: pytest.MonkeyPatch, tmp
     leak.labels = truth.copy()
     monkeypatch.setitem(sys.modules, "leaky", leak)
     assert walks(needle=str(needle)).walk()
+
+
+def test_logits_of_another_shape_say_what_to_return() -> None:
+    with pytest.raises(MethodError, match=r"shape \(5,\) for batch 3; expected \(5, 2\): return a row for"):
+        as_logits(torch.zeros(5), 5, 2, "mine", "batch", 3)
