@@ -35,7 +35,7 @@ def test_registrations_say_what_the_classes_make(entry: registry.Entry) -> None:
 
 def test_all_tasks_that_read_picture_files_at_each_access_are_registered() -> None:
     assert {f"wilds-{name}" for name in NAMES} <= {entry.name for entry in KEEPING}
-    assert len(KEEPING) == len(NAMES) + 19
+    assert len(KEEPING) == len(NAMES) + 37
 
 
 def kept(task: Any, bundle: BundleFolder, path: Path, share: float) -> SimpleNamespace:
