@@ -37,6 +37,11 @@ class CREAM(PolicyMethod):
     dynamic variant) in place of the mean. Only different responses that parse are ranked: equal ones have equal
     rewards, and would count as agreement in the order in which they came. `dpo_lr` as in `self-rewarding`.
     Where the task has a gate for judges, r is judged there, and a round in which it stays shut changes nothing.
+
+    Every iteration of the paper's algorithm trains, so that M_t and M_{t-1} are two models, whose agreement C measures.
+    A round that trains on nothing, its gate shut or without a pair, is therefore no iteration and moves no t: M_{t-1}
+    is the policy before the last training, and M_0 until there was one beside the fine-tuning. Were the unmoved policy
+    M_{t-1}, it would agree with itself, C = 1, and a judge that fails at the gate would be trusted more afterwards.
     """
 
     samples: int = hyper(5, low=2, high=16)
@@ -48,21 +53,27 @@ class CREAM(PolicyMethod):
     epochs: int = hyper(1, low=1, high=4)
     per_prompt: bool = hyper(False, choices=(True, False))
 
+    _first = 2
+    """The round of the first iteration, as far as rounds have been."""
+
     def round(self, policy: Policy, view: PolicyView, number: int) -> None:
         if number == 1:
             policy.finetune(view.demonstrations, epochs=self.sft_epochs)
-            return
-        if not view.gate(policy, partial(prefers, policy)):
-            return
+        elif not (view.gate(policy, partial(prefers, policy)) and self.iterate(policy, view, number)):
+            # Nothing was learned: where there was no iteration yet, the next round may be the first one.
+            self._first += number == self._first
+
+    def iterate(self, policy: Policy, view: PolicyView, number: int) -> bool:
+        """M_t -> M_{t+1}; whether there were pairs to train on."""
         made = policy.generate(view.prompts, self.samples, self.temperature, self.top_p)
         ranked = [(at, texts) for at, group in enumerate(made) if len(texts := distinct_parsed(view, group)) > 1]
         if not ranked:
-            return
+            return False
         prompts = [view.prompts[at] for at, texts in ranked for _ in texts]
         responses = [text for _, texts in ranked for text in texts]
         first = policy.logprobs(prompts, responses, under="base")
         now = policy.logprobs(prompts, responses) - first
-        if number == 2:
+        if number == self._first:
             before = policy.logprobs(prompts, responses, mean=True, under="base")
         else:
             before = policy.logprobs(prompts, responses, under=_PREVIOUS) - first
@@ -77,8 +88,10 @@ class CREAM(PolicyMethod):
         pairs = [
             Pair(view.prompts[ranked[row][0]], ranked[row][1][best[row]], ranked[row][1][worst[row]]) for row in rows
         ]
-        policy.keep(_PREVIOUS)
+        if pairs:
+            policy.keep(_PREVIOUS)
         policy.prefer(pairs, consistency[rows], beta=self.beta, epochs=self.epochs, lr_scale=self.dpo_lr)
+        return bool(pairs)
 
 
 def prefers(policy: Policy, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> list[float]:

@@ -22,6 +22,7 @@ from selfbench.suite.errors import MethodError
 from selfbench.suite.protocols.policy_examples import Pair
 from selfbench.suite.protocols.policy_method import PolicyMethod
 from selfbench.suite.registry import register_method
+from selfbench.suite.run.gate import Gate
 from tests.methods.self_rewarding.test_critique import add_words
 
 Play = Callable[..., Any]
@@ -114,6 +115,99 @@ def test_shut_gates_leave_the_policy_as_it_is(
     opened = play(make(sft_epochs=1), task=gated, folder="open").outcome.curve[-1].values
     assert opened["gate_open"] == 1.0
     assert opened["labels"] > 0
+
+
+class WatchedCREAM(CREAM):
+    """Remembers by which models' rewards the pairs of a round were made, and their labels."""
+
+    __selfbench__ = CREAM.__selfbench__  # type: ignore[attr-defined]
+    mute: tuple[int, ...] = ()
+    """Rounds in which nothing that is sampled can be ranked."""
+
+    def setup(self, policy: Any, view: Any) -> None:
+        self.labels: list[list[float]] = []
+        self.under: list[list[str]] = []
+
+    def round(self, policy: Any, view: Any, number: int) -> None:
+        generate, logprobs, prefer = policy.generate, policy.logprobs, policy.prefer
+        asked: list[str] = []
+
+        def single(prompts: Any, n: int, *rest: Any) -> Any:
+            made = generate(prompts, n, *rest)
+            return [["7"] for _ in made] if number in self.mute and prompts is view.prompts else made
+
+        def heard(prompts: Any, responses: Any, mean: bool = False, under: str = "") -> Any:
+            asked.append(f"{under}{', mean' if mean else ''}")
+            return logprobs(prompts, responses, mean, under)
+
+        def noted(pairs: Any, labels: Any, **rest: Any) -> float:
+            self.labels.append(labels.tolist())
+            # Those of the judge at the gate come first.
+            self.under.append(asked[-3:])
+            return prefer(pairs, labels, **rest)
+
+        policy.generate, policy.logprobs, policy.prefer = single, heard, noted
+        try:
+            super().round(policy, view, number)
+        finally:
+            del policy.generate, policy.logprobs, policy.prefer
+
+
+OPENED_LATE = {"shut": (-1.0, ()), "nothing to rank": (2.0, (2,))}
+
+
+@pytest.mark.parametrize("case", list(OPENED_LATE))
+def test_a_round_that_trains_nothing_is_no_iteration_of_cream(
+    play: Play, gated: Any, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    """Rounds 2 and 4 are such rounds: 3 is the first iteration, measured against M_0, and 5 is measured against what
+    3 began with."""
+    level, mute = OPENED_LATE[case]
+    gated.rounds = 5
+    levels = iter([level, 2.0, level, 2.0])
+    judged = Gate.judged
+
+    def in_turn(self: Gate, verdicts: Any) -> bool:
+        monkeypatch.setattr("selfbench.suite.run.gate.SIGNIFICANCE", next(levels))
+        return judged(self, verdicts)
+
+    monkeypatch.setattr(Gate, "judged", in_turn)
+    method = WatchedCREAM(sft_epochs=1, dpo_lr=1.0)
+    method.mute = (2, 4) if mute else ()
+    values = [point.values for point in play(method, task=gated, folder=case.split()[0]).outcome.curve]
+    assert [value["labels"] > 0 for value in values] == [False, False, False, True, False, True]
+    assert values[1]["accuracy"] == values[2]["accuracy"]
+    assert method.under == [["base", "", "base, mean"], ["base", "", "previous"]]
+    # Other models agree, but not in all.
+    assert all(0.0 < label < 1.0 for labels in method.labels for label in labels)
+
+
+@pytest.mark.parametrize("stop", [2, 3])
+def test_cream_that_opens_late_and_is_killed_goes_on(
+    play: Play, gated: Any, monkeypatch: pytest.MonkeyPatch, stop: int
+) -> None:
+    """What counts as the first iteration is part of a checkpoint."""
+    gated.rounds = 4
+    monkeypatch.setattr("selfbench.suite.run.gate.SIGNIFICANCE", 2.0)
+    whole = play(Late(sft_epochs=1), task=gated, folder="whole")
+    play(Late(sft_epochs=1), task=gated, folder="killed", stop_after=stop)
+    resumed = play(Late(sft_epochs=1), task=gated, folder="killed")
+    assert resumed.outcome.curve == whole.outcome.curve
+
+
+class Late(CREAM):
+    """Its gate is shut in round 2."""
+
+    __selfbench__ = CREAM.__selfbench__  # type: ignore[attr-defined]
+
+    def round(self, policy: Any, view: Any, number: int) -> None:
+        gate = view.gate
+        if number == 2:
+            view.gate = lambda *asked: False
+        try:
+            super().round(policy, view, number)
+        finally:
+            view.gate = gate
 
 
 @pytest.mark.parametrize("level", [-1.0, 2.0], ids=["shut", "open"])
