@@ -29,7 +29,7 @@ import signal
 import struct
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 WORK = "/work"
@@ -62,7 +62,7 @@ _ALLOWED: dict[str, tuple[int | None, int | None]] = {
     "mmap": (9, 222), "munmap": (11, 215), "brk": (12, 214), "mremap": (25, 216), "mprotect": (10, 226),
     "madvise": (28, 233), "futex": (202, 98), "openat": (257, 56), "open": (2, None), "stat": (4, None),
     "lstat": (6, None), "statx": (332, 291), "rt_sigaction": (13, 134), "rt_sigprocmask": (14, 135),
-    "rt_sigreturn": (15, 139), "sigaltstack": (131, 132), "ioctl": (16, 29), "pread64": (17, 67), "pwrite64": (18, 68),
+    "rt_sigreturn": (15, 139), "sigaltstack": (131, 132), "pread64": (17, 67), "pwrite64": (18, 68),
     "readv": (19, 65), "writev": (20, 66), "access": (21, None), "faccessat": (269, 48), "faccessat2": (439, 439),
     "pipe": (22, None), "pipe2": (293, 59), "poll": (7, None), "ppoll": (271, 73), "select": (23, None),
     "pselect6": (270, 72), "sched_yield": (24, 124), "dup": (32, 23), "dup2": (33, None), "dup3": (292, 24),
@@ -70,7 +70,7 @@ _ALLOWED: dict[str, tuple[int | None, int | None]] = {
     "gettimeofday": (96, 169), "time": (201, None), "times": (100, 153), "getrusage": (98, 165), "getpid": (39, 172),
     "gettid": (186, 178), "getppid": (110, 173), "getuid": (102, 174), "geteuid": (107, 175), "getgid": (104, 176),
     "getegid": (108, 177), "getpgrp": (111, None), "getpgid": (121, 155), "getsid": (124, 156), "uname": (63, 160),
-    "sysinfo": (99, 179), "fcntl": (72, 25), "fsync": (74, 82), "fdatasync": (75, 83), "truncate": (76, 45),
+    "sysinfo": (99, 179), "fsync": (74, 82), "fdatasync": (75, 83), "truncate": (76, 45),
     "ftruncate": (77, 46), "getdents64": (217, 61), "getcwd": (79, 17), "chdir": (80, 49), "fchdir": (81, 50),
     "rename": (82, None), "renameat": (264, 38), "renameat2": (316, 276), "mkdir": (83, None), "mkdirat": (258, 34),
     "rmdir": (84, None), "unlink": (87, None), "unlinkat": (263, 35), "readlink": (89, None), "readlinkat": (267, 78),
@@ -81,6 +81,14 @@ _ALLOWED: dict[str, tuple[int | None, int | None]] = {
     "restart_syscall": (219, 128), "statfs": (137, 43), "fstatfs": (138, 44),
 }  # fmt: skip
 """What the code of a model may ask of the kernel: numbers on x86-64 and on AArch64. All else is refused with EPERM."""
+_FCNTL, _IOCTL = (72, 25), (16, 29)
+_COMMANDS = (0, 1, 2, 3, 4, 5, 6, 7, 1030, 1032)
+"""Of `fcntl`: to duplicate descriptors (F_DUPFD, F_DUPFD_CLOEXEC), read and set their flags and those of files, lock
+parts of files, and read the size of a pipe. None that says to whom, and as which signal, a file reports that it can be
+read or written (F_SETOWN, F_SETOWN_EX, F_SETSIG): of these a signal to another process can be made."""
+_REQUESTS = (0x5401, 0x5413, 0x5421, 0x5450, 0x5451)
+"""Of `ioctl`, all that the interpreter asks: whether a file is a terminal and how large it is (TCGETS, TIOCGWINSZ),
+whether it blocks (FIONBIO), and whether it stays open for a program that is executed (FIONCLEX, FIOCLEX)."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -131,10 +139,22 @@ def filter_of(arch: int, column: int, pid: int) -> bytes:
         out.append(struct.pack("HBBI", equal, 0, len(body), number))
         out.extend(body)
 
+    def among(number: int, at: int, values: Sequence[int]) -> None:
+        """Allow the call `number` where the word `at` is one of `values`. The kernel reads no more of it."""
+        out.append(struct.pack("HBBI", equal, 0, len(values) + 3, number))
+        out.append(struct.pack("HBBI", load, 0, 0, at))
+        out.extend(
+            struct.pack("HBBI", equal, left, 0, value)
+            for left, value in zip(range(len(values), 0, -1), values, strict=True)
+        )
+        out.extend(struct.pack("HBBI", give, 0, 0, answer) for answer in (refuse, allow))
+
     for numbers in _ALLOWED.values():
         number = numbers[column]
         if number is not None:
             only(number, [])
+    among(_FCNTL[column], 24, _COMMANDS)
+    among(_IOCTL[column], 24, _REQUESTS)
     only(_KILL[column], [(16, pid)])
     only(_TGKILL[column], [(16, pid)])
     # Limits may be read, not set: the pointer to new ones must be null.

@@ -223,11 +223,73 @@ def test_there_is_no_network(walled: Sandbox) -> None:
     ["41, 2, 1, 0", "0x40000000 + 41, 2, 1, 0", "56, 17, 0, 0, 0, 0", "57", "58", "101, 0, 0, 0, 0", "425, 8, 0",
      "310, 1, 0, 0, 0, 0, 0", "272, 0x10000000", "165, 0, 0, 0, 0, 0", "157, 1, 0", "62, 1, 9", "62, -1, 9", "62, 0, 9",
      "200, 1, 9", "234, 1, 1, 9", "160, 0, b'\\xff' * 16", "302, 0, 0, b'\\xff' * 16, None", "105, 0",
-     "59, b'/bin/true'", "319, b'x', 0", "434, 1, 0", "86, b'a', b'b'", "90, b'.', 0"],
+     "59, b'/bin/true'", "319, b'x', 0", "434, 1, 0", "86, b'a', b'b'", "90, b'.', 0",
+     # fcntl: F_SETOWN, F_SETSIG, F_SETOWN_EX, F_SETLEASE, F_NOTIFY, F_SETPIPE_SZ, and the kernel's view of the first.
+     "72, 1, 8, os.getppid()", "72, 1, 10, 9", "72, 1, 15, b'\\0' * 8", "72, 1, 1024, 0", "72, 1, 1026, 0",
+     "72, 1, 1031, 1 << 20", "72, 1, c_long((1 << 32) + 8), os.getppid()",
+     # ioctl: FIOASYNC, FIOSETOWN, SIOCSPGRP, TIOCSPGRP, TIOCSTI, TIOCSCTTY.
+     "16, 1, 0x5452, b'\\1\\0\\0\\0'", "16, 1, 0x8901, 0", "16, 1, 0x8902, 0", "16, 1, 0x5410, 0",
+     "16, 1, 0x5412, b'x'", "16, 1, 0x540e, 0"],
 )  # fmt: skip
 def test_calls_that_are_not_listed_are_refused(sandbox: Sandbox, call: str) -> None:
-    code = f"import ctypes\nc = ctypes.CDLL(None, use_errno=True)\nprint(c.syscall({call}), ctypes.get_errno())"
+    code = (
+        "import ctypes, os\nfrom ctypes import c_long\nc = ctypes.CDLL(None, use_errno=True)\n"
+        f"print(c.syscall({call}), ctypes.get_errno())"
+    )
     assert sandbox.run([code])[0].output == "-1 1\n"
+
+
+_REPORTS = """
+import fcntl, os
+out, own = os.dup(1), os.getppid()
+tried = [(fcntl.F_SETOWN, own), (10, 9), (15, b"\\1\\0\\0\\0" + own.to_bytes(4, "little"))]
+for command, value in tried:
+    try:
+        fcntl.fcntl(out, command, value)
+        print("taken", command)
+    except PermissionError:
+        pass
+fcntl.fcntl(out, fcntl.F_SETFL, fcntl.fcntl(out, fcntl.F_GETFL) | os.O_ASYNC)
+print("written", flush=True)
+import time
+time.sleep(0.2)
+"""
+
+
+def test_no_file_can_be_made_to_signal_the_server(walled: Sandbox) -> None:
+    """A pipe that reports by SIGKILL, to its owner, that something was written."""
+    assert walled.run(["print(1)"])[0].output == "1\n"
+    assert walled._server is not None
+    first = walled._server.pid
+    assert walled.run([_REPORTS])[0] == ("ok", "written\n", "")
+    assert walled.run(["print(2)"])[0].output == "2\n"
+    assert walled._server.pid == first
+
+
+def test_what_python_asks_of_descriptors_is_allowed(walled: Sandbox) -> None:
+    """Their flags, copies, locks, and whether they are terminals: with errors of the kernel, not of the filter."""
+    code = (
+        "import errno, fcntl, os, shutil, sys\n"
+        "a, b = os.pipe()\n"
+        "for n in (b, os.dup(b)):\n"
+        "  os.set_inheritable(n, True); os.set_inheritable(n, False); os.set_blocking(n, False)\n"
+        "  print(os.get_inheritable(n), os.get_blocking(n), os.isatty(n))\n"
+        "print(sys.stdout.isatty(), shutil.get_terminal_size().columns, fcntl.fcntl(a, 1032) > 0)\n"
+        "try: os.get_terminal_size(1)\n"
+        "except OSError as error: print(error.errno == errno.ENOTTY)\n"
+        "print(os.write(b, b'abc'), os.fdopen(a).read(3))\n"
+    )
+    expected = "False False False\nFalse False False\nFalse 80 True\nTrue\n3 abc\n"
+    assert walled.run([code])[0] == ("ok", expected, "")
+    if walled.can_write:
+        code = (
+            "import fcntl, sqlite3\n"
+            "with open('l', 'w') as file:\n  fcntl.lockf(file, fcntl.LOCK_EX); fcntl.lockf(file, fcntl.LOCK_UN)\n"
+            "with sqlite3.connect('d') as d:\n"
+            "  d.execute('create table t (x)'); d.execute('insert into t values (7)')\n"
+            "print(sqlite3.connect('d').execute('select x from t').fetchone())"
+        )
+        assert walled.run([code])[0] == ("ok", "(7,)\n", "")
 
 
 def test_limits_can_be_read_and_not_raised(sandbox: Sandbox) -> None:
