@@ -47,14 +47,19 @@ def agreeing(view: PolicyView, made: Sequence[Sequence[str]], share: float, cuto
 
 
 def judged(
-    view: PolicyView, known: dict[int, dict[str, bool]], numbers: Sequence[int], responses: Sequence[str]
+    view: PolicyView,
+    known: dict[int, dict[str, bool]],
+    numbers: Sequence[int],
+    responses: Sequence[str],
+    answers: Sequence[str | None] | None = None,
 ) -> list[bool]:
     """The verifier's verdicts on responses to pool prompts `numbers`, asked for once an answer: `known` remembers them.
 
     No more answers to a prompt are asked for than the verifier judges; the others count as wrong, as does what does
-    not parse.
+    not parse. `answers` are those of the responses, where they have been parsed before.
     """
-    answers = [view.parse(response) for response in responses]
+    if answers is None:
+        answers = [view.parse(response) for response in responses]
     asked: list[int] = []
     for at, (number, answer) in enumerate(zip(numbers, answers, strict=True)):
         own = known.setdefault(number, {})

@@ -9,7 +9,7 @@ from ...suite.hyper import hyper
 from ...suite.protocols.policy_examples import Example
 from ...suite.protocols.policy_method import PolicyMethod
 from ...suite.registry import register_method
-from ..common.responses import distinct_parsed, refit
+from ..common.responses import judged, refit
 
 if TYPE_CHECKING:
     from ...suite.protocols.policy_model import Policy
@@ -27,6 +27,7 @@ class ReSTEM(PolicyMethod):
     The paper samples 32 or 64 times with temperature 0.7 and keeps 10 a problem; N = 4 and 2 fit prompts whose worked
     response is unique. As there, every M-step starts from the first policy, not from the last one. Chosen here: the
     demonstrations are trained on along with what was kept, and the responses to a prompt are those of its round alone.
+    Where a prompt has had more different answers than the verifier judges in a run, the later ones count as wrong.
     """
 
     samples: int = hyper(4, low=1, high=32)
@@ -34,12 +35,18 @@ class ReSTEM(PolicyMethod):
     cutoff: int = hyper(2, low=1, high=10)
     epochs: int = hyper(4, low=1, high=16)
 
+    def setup(self, policy: Policy, view: PolicyView) -> None:
+        self.known: dict[int, dict[str, bool]] = {}
+
     def round(self, policy: Policy, view: PolicyView, number: int) -> None:
         made = policy.generate(view.prompts, self.samples, self.temperature)
-        tried = [(at, text) for at, responses in enumerate(made) for text in distinct_parsed(view, responses)]
-        right = view.verify([at for at, _ in tried], [text for _, text in tried])
+        tried = [
+            (at, text, answer) for at, responses in enumerate(made) for text in dict.fromkeys(responses)
+            if (answer := view.parse(text)) is not None
+        ]  # fmt: skip
+        right = judged(view, self.known, *([one[part] for one in tried] for part in range(3)))
         accepted: dict[int, list[str]] = {}
-        for (at, text), good in zip(tried, right, strict=True):
+        for (at, text, _), good in zip(tried, right, strict=True):
             if good:
                 accepted.setdefault(at, []).append(text)
         kept = [Example(view.prompts[at], text) for at, texts in accepted.items() for text in texts[: self.cutoff]]

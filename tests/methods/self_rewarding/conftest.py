@@ -266,6 +266,7 @@ class ScriptedView:
     answers = ("2", "5", "18")
     solutions = answers
     rounds = 3
+    verdicts = 64
 
     def __init__(self) -> None:
         self.generator = torch.Generator().manual_seed(0)

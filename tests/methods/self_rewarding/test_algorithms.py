@@ -46,7 +46,9 @@ def test_matched_sft_takes_as_many_examples_as_prompts_and_demonstrations_togeth
 def test_rest_em_keeps_different_accepted_responses_up_to_its_cutoff(scripted: Scripted, view: Any) -> None:
     policy = scripted([[["2", "2", "3", "2…"], ["x", "5", "05", "5"], ["17", "7", "1", "…"]]])
     view.parse = lambda text: text.lstrip("0") if text.isdigit() else None
-    ReSTEM(samples=4, cutoff=2, epochs=5).round(policy, view, 2)
+    method = ReSTEM(samples=4, cutoff=2, epochs=5)
+    method.setup(policy, view)
+    method.round(policy, view, 2)
     assert policy.called("generate") == [(list(view.prompts), 4, 0.7, 1.0)]
     assert policy.calls[1:] == [
         ("use", "base"),
@@ -55,8 +57,23 @@ def test_rest_em_keeps_different_accepted_responses_up_to_its_cutoff(scripted: S
     assert (1, "x") not in view.asked
     assert view.asked.count((0, "2")) == 1
     single = scripted([[["2"], ["5", "05"], ["17"]]])
-    ReSTEM(cutoff=1).round(single, view, 2)
+    method = ReSTEM(cutoff=1)
+    method.setup(single, view)
+    method.round(single, view, 2)
     assert single.called("finetune")[0][0] == [SHOWN, ("1+1=", "2"), ("2+3=", "5")]
+
+
+def test_rest_em_asks_for_no_more_answers_than_are_judged_in_a_run(scripted: Scripted, view: Any) -> None:
+    view.verdicts = 2
+    made = [["7", "8", "2", "3"], ["5", "5", "6", "7"], ["18", "18", "18", "18"]]
+    policy, method = scripted([made, [["2", "9", "9", "9"], ["5", "4", "4", "4"], ["1", "18", "2", "3"]]]), ReSTEM()
+    method.setup(policy, view)
+    method.round(policy, view, 1)
+    method.round(policy, view, 2)
+    # The first two answers of the run to each prompt, once each.
+    assert view.asked == [(0, "7"), (0, "8"), (1, "5"), (1, "6"), (2, "18"), (2, "1")]
+    (first, _), (second, _) = policy.called("finetune")
+    assert first == second == [SHOWN, ("2+3=", "5"), ("9+9=", "18")]
 
 
 def test_unfiltered_distillation_keeps_wrong_answers_but_nothing_unparsed(scripted: Scripted, view: Any) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from selfbench.methods.common.responses import distinct_parsed, refit
 from selfbench.methods.self_rewarding.cream import CREAM
 from selfbench.methods.self_rewarding.oracle_answers import OracleAnswers
 from selfbench.methods.self_rewarding.rest_em import ReSTEM
@@ -22,7 +23,7 @@ from selfbench.methods.self_rewarding.star import STaR
 from selfbench.suite.errors import MethodError
 from selfbench.suite.meter import Counts
 from selfbench.suite.protocols.policy_examples import Example, Pair
-from selfbench.suite.protocols.policy_grants import Attempts, Critique, Grants
+from selfbench.suite.protocols.policy_grants import Attempts, Critique, Grants, Verifier
 from selfbench.suite.protocols.policy_method import PolicyMethod
 from selfbench.suite.protocols.policy_model import Policy
 from selfbench.suite.protocols.policy_view import PolicyView
@@ -301,6 +302,44 @@ class Searches(PolicyMethod):
 def test_the_verifier_does_not_search(play: Play) -> None:
     with pytest.raises(MethodError, match="more than 30 answers to one prompt"):
         play(Searches())
+
+
+@register_method("rest-em", family="tests", protocol="policy", paper="-", needs=("verifier",))
+@dataclass
+class AsksForAll(PolicyMethod):
+    """ReST-EM whose every different response is sent to the verifier."""
+
+    samples: int = 4
+    temperature: float = 0.7
+
+    def round(self, policy: Policy, view: PolicyView, number: int) -> None:
+        made = policy.generate(view.prompts, self.samples, self.temperature)
+        tried = [(at, text) for at, texts in enumerate(made) for text in distinct_parsed(view, texts)]
+        right = view.verify([at for at, _ in tried], [text for _, text in tried])
+        good = [(at, text) for (at, text), is_right in zip(tried, right, strict=True) if is_right]
+        own = [[text for number, text in good if number == at][:2] for at in range(len(view.prompts))]
+        kept = [Example(prompt, text) for prompt, texts in zip(view.prompts, own, strict=True) for text in texts]
+        refit(policy, view, kept, 4)
+
+
+def test_rest_em_is_as_if_it_asked_for_all_where_verdicts_suffice(play: Play) -> None:
+    one, two = play(ReSTEM(), folder="one"), play(AsksForAll(), folder="two")
+    same(one, two)
+    assert one.outcome.diagnostics["verdicts"] == two.outcome.diagnostics["verdicts"] > 46
+
+
+def test_rest_em_runs_to_its_end_at_the_bounds_of_its_samples(play: Play, tiny_task: type) -> None:
+    """Each prompt gets more different answers in a run than are judged."""
+
+    class Few(tiny_task):
+        def grants(self) -> Grants:
+            return dataclasses.replace(super().grants(), verifier=Verifier(3))
+
+    task = Few()
+    played = play(ReSTEM(samples=32, temperature=1.5, epochs=1), task=task)
+    assert len(played.outcome.curve) == task.rounds + 1
+    # 46 prompts of the pool.
+    assert played.outcome.diagnostics["verdicts"] == 3 * 46
 
 
 @_probe
