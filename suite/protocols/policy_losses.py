@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -33,7 +34,10 @@ def reinforce_loss(logprobs: Tensor, rewards: Tensor, kl: Tensor, reference: Ten
     """
     paid = rewards - kl * (logprobs.detach() - reference)
     together = (group[:, None] == group).to(paid)
-    return -((paid - together @ paid / together.sum(dim=1)) * logprobs).mean()
+    # Autocast would add up rewards in bf16, and what is left of the differences from their mean is small.
+    with torch.autocast(paid.device.type, enabled=False):
+        baseline = together @ paid / together.sum(dim=1)
+    return -((paid - baseline) * logprobs).mean()
 
 
 def dpo_loss(chosen: Tensor, rejected: Tensor, labels: Tensor, weights: Tensor, beta: float) -> Tensor:

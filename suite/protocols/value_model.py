@@ -87,4 +87,6 @@ class ValueModel:
     def _predict(self, sequences: Sequences, chosen: Array) -> Tensor:
         ids, lengths = sequences.ids[chosen], sequences.lengths[chosen]
         logits = language_model.last_logits(self._model, ids, lengths, self._tokenizer.pad, self._calls.device)
-        return logits @ self._slope + self._offset
+        # Autocast would multiply in bf16, in which values next to 1 lie 1 / 256 apart.
+        with torch.autocast(self._calls.device.type, enabled=False):
+            return logits @ self._slope + self._offset

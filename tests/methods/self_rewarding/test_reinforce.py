@@ -60,6 +60,15 @@ def test_reinforce_is_its_closed_form_with_its_gradient() -> None:
     np.testing.assert_allclose(variable.grad.numpy(), [-a / n for a in advantage], atol=1e-10)
 
 
+def test_reinforce_pays_in_float32_under_autocast() -> None:
+    draw = np.random.default_rng(1)
+    logp, reference, rewards, kl = (torch.tensor(draw.normal(size=64), dtype=torch.float32) for _ in range(4))
+    group = torch.zeros(64, dtype=torch.int64)
+    usual = reinforce_loss(logp, rewards, kl, reference, group)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(reinforce_loss(logp, rewards, kl, reference, group), usual)
+
+
 def rollouts() -> list[Rollout]:
     return [
         Rollout("1+1=", "2", 1.0, 0.5, 0), Rollout("1+1=", "13", 0.0, 0.5, 0), Rollout("12+1=", "4…", 0.25, 0.0, 3),

@@ -15,10 +15,13 @@ from torch import Tensor
 from selfbench.methods.common.mcts import Node, demonstrated
 from selfbench.methods.self_rewarding.rest_mcts import ReSTMCTS
 from selfbench.methods.self_rewarding.sft import SFT
+from selfbench.suite.protocols.context import autocast
+from selfbench.suite.protocols.language_model import last_logits
 from selfbench.suite.protocols.policy_examples import Example
 from selfbench.suite.protocols.policy_method import PolicyMethod
 from selfbench.suite.protocols.policy_model import Policy
 from selfbench.suite.protocols.policy_view import PolicyView
+from selfbench.suite.protocols.sequences import join
 from selfbench.suite.registry import register_method
 
 Play = Callable[..., Any]
@@ -245,3 +248,34 @@ def test_a_value_model_learns_beside_the_policy(play: Play) -> None:
     method = Values()
     play(method)
     assert method.done
+
+
+def test_values_are_float32_where_a_run_is_bf16(play: Play) -> None:
+    """The passes of the model are bf16; its head, a sum over the vocabulary, is not, in `values` and in `fit`."""
+    found: list[tuple[Tensor, Tensor]] = []
+
+    @register_method("sft", family="tests", protocol="policy", paper="-")
+    @dataclass
+    class Looks(PolicyMethod):
+        def setup(self, policy: Policy, view: PolicyView) -> None:
+            self.value = policy.value_model()
+
+        def round(self, policy: Policy, view: PolicyView, number: int) -> None:
+            value, prompts = self.value, view.prompts
+            with torch.no_grad():
+                value._slope.copy_(torch.linspace(-0.011, 0.013, len(value._slope)))
+                value._offset.fill_(0.5003)
+            sequences = join(value._tokenizer, prompts, ["7"] * len(prompts))
+            every = np.arange(len(prompts))
+            with torch.no_grad(), autocast(policy._calls.context):
+                assert torch.is_autocast_enabled("cpu")
+                logits = last_logits(value._model, sequences.ids, sequences.lengths, 0, torch.device("cpu"))
+                predicted = value._predict(sequences, every)
+            found.append((predicted, logits @ value._slope + value._offset))
+            found.append((value.values(prompts, ["7"] * len(prompts)).float(), found[0][1].clamp(0.0, 1.0)))
+
+    play(Looks(), precision="bf16")
+    for predicted, exact in found[:2]:
+        assert predicted.dtype == torch.float32
+        assert len(exact.unique()) > 10
+        torch.testing.assert_close(predicted, exact, rtol=0.0, atol=1e-5)
