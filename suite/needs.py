@@ -25,6 +25,7 @@ NEEDS: Mapping[str, str] = {
     "references": "reference answers to the problems whose responses are judged",
     "shots": "a way of putting worked problems before a prompt",
     "attempts": "words for feedback on a response, and for another attempt that sees both",
+    "steps": "responses of several steps, whose ends the task knows",
     "code": "an interpreter for the code in responses, in a sandbox",
     "solutions": "worked responses to prompts of the pool (an upper bound)",
 }

@@ -151,13 +151,26 @@ def expand(
     for task, (method, _) in itertools.product(chosen_tasks, chosen_methods):
         reason = misfit(method, task)
         if reason:
-            raise UsageError(f"{where}: {reason}")
+            raise UsageError(f"{where}: {reason} {_instead(method)}")
     return [
         make_spec(task, method, params, seed, settings, budget, selection, where)
         for task in chosen_tasks
         for seed in seeds
         for method, params in chosen_methods
     ]
+
+
+_NAMED = 4
+"""How many tasks are named in place of one that does not fit."""
+
+
+def _instead(method: Entry) -> str:
+    """On which tasks `method` can run."""
+    fits = [task.name for task in registry.entries("task").values() if not misfit(method, task)]
+    if not fits:
+        return "No task grants all that it needs: `selfbench new task NAME` begins one."
+    more = f" and {len(fits) - _NAMED} more" if len(fits) > _NAMED else ""
+    return f"It runs on {', '.join(fits[:_NAMED])}{more}."
 
 
 def misfit(method: Entry, task: Entry) -> str:

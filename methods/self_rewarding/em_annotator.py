@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ...suite.protocols.policy_view import PolicyView
 
 
-@register_method("em-annotator", family="self-training", protocol="policy", paper="arXiv:2407.04693")
+@register_method("em-annotator", family="self-training", protocol="policy", paper="arXiv:2407.04693", needs=("steps",))
 @dataclass
 class EMAnnotator(PolicyMethod):
     """EM of annotations and their annotator, on data that is scaled up from round to round.

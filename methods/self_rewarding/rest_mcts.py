@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from ...suite.protocols.policy_view import PolicyView
 
 
-@register_method("rest-mcts", family="self-training", protocol="policy", paper="arXiv:2406.03816", needs=("verifier",))
+@register_method(
+    "rest-mcts", family="self-training", protocol="policy", paper="arXiv:2406.03816", needs=("verifier", "steps")
+)
 @dataclass
 class ReSTMCTS(PolicyMethod):
     """Self-training on the traces of MCTS*, and of its value model on the step values that their outcomes imply.

@@ -32,7 +32,7 @@ class Beam(NamedTuple):
     going: bool = True
 
 
-@register_method("tree-search", family="decoding", protocol="policy", paper="arXiv:2305.00633")
+@register_method("tree-search", family="decoding", protocol="policy", paper="arXiv:2305.00633", needs=("steps",))
 @dataclass
 class TreeSearch(PolicyMethod):
     """Stochastic beam search over steps s^t, guided by the model's own confidence that each one is right.

@@ -77,7 +77,7 @@ class PolicyTask:
     vote_temperature: ClassVar[float] = 0.7
     step_ends: ClassVar[str] = ""
     """Symbols, each one token, that end a step of a response; the stop symbol ends its last one. Without any, a
-    response is one step."""
+    response is one step, and methods that need `steps` are refused; a task that has some grants them."""
     rows: ClassVar[int] = 1024
     """How many sequences are generated or scored at a time."""
     scored_rows: ClassVar[int] = 0
@@ -126,6 +126,12 @@ class PolicyTask:
             if symbol in self.step_ends:
                 found.append("")
         return found
+
+    def step_tokens(self) -> list[int]:
+        """The tokens that end a step."""
+        symbols = list(self.step_ends)
+        ids: list[int] = self.tokenizer().encode(symbols)[0].ravel().tolist() if symbols else []
+        return ids
 
     def answers(self, private: Mapping[str, Array], indices: Array) -> list[str]:
         """The true answers of the problems `indices`; called by the scorer alone."""

@@ -28,8 +28,7 @@ class Generation:
         self._sampler, self._tokenizer = sampler, tokenizer
         self._weights, self._episodes, self._calls = weights, episodes, calls
         self._max_new = task.max_new
-        symbols = list(task.step_ends)
-        self.ends: Sequence[int] = tokenizer.encode(symbols)[0].ravel().tolist() if symbols else []
+        self.ends: Sequence[int] = task.step_tokens()
         """The tokens that end a step."""
 
     def responses(

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 
 import numpy as np
 
 from ...suite.bundle import BundleFolder
 from ...suite.protocols.policy import Problems
-from ...suite.protocols.policy_grants import Attempts, Critique, Grants
-from ...suite.protocols.tokens import CUT_OFF
+from ...suite.protocols.policy_grants import Grants
 from ...suite.registry import register_task
 from ...suite.seeds import rng
 from .addition_smol import MOST_SHOWN, POOL, TEST, AdditionSmol
 from .pretrained import split_by_seed
 
 PROBED = 200
-RIGHT, WRONG = "Right.", "Wrong."
 
 
 @register_task(
@@ -50,25 +47,4 @@ class AdditionSmolGated(AdditionSmol):
         return dataclasses.replace(super().problems(bundle, seed), probe=probe)
 
     def grants(self) -> Grants:
-        attempts = Attempts(self.again, Critique(self.critic, self.feedback, self.approves))
-        return dataclasses.replace(super().grants(), verifier=None, answers=None, attempts=attempts)
-
-    def again(self, prompt: str, response: str, feedback: str = "") -> str:
-        """`... 47 + 85? / 122 / Wrong. Try again.`, each a turn of the chat."""
-        return self.replied(prompt, response, f"{feedback} Try again.".lstrip())
-
-    def critic(self, prompt: str, response: str) -> str:
-        """`... 47 + 85? / 122 / Is this right?`, each a turn of the chat."""
-        return self.replied(prompt, response, "Is this right?")
-
-    def replied(self, prompt: str, response: str, words: str) -> str:
-        """The chat after `response`, a user's `words` next, and the turn of the assistant begun."""
-        _, between = self._turn
-        (_, after), _ = self._frames
-        return f"{prompt}{response.removesuffix(CUT_OFF)}{between}{words}{after}"
-
-    def feedback(self, right: Sequence[bool]) -> str:
-        return RIGHT if all(right) else WRONG
-
-    def approves(self, feedback: str) -> bool | None:
-        return feedback == RIGHT if feedback in (RIGHT, WRONG) else None
+        return dataclasses.replace(super().grants(), verifier=None, answers=None)

@@ -36,7 +36,7 @@ _TERMS = re.compile(r"(\d\d) \+ (\d\d)")
     title="Two-digit additions by SmolLM2-135M with adapters, from 64 worked ones",
     budget={"currency": "tokens", "limit": 600000, "wall_seconds": 3600.0, "memory_mb": 6144},
     data=("smollm2",),
-    grants=("verifier", "answers", "judge", "shots", "solutions"),
+    grants=("verifier", "answers", "judge", "shots", "attempts", "solutions"),
     tags=("adapters",),
     bundle="addition-smol",
     variants={
@@ -89,6 +89,7 @@ class AdditionSmol(PretrainedPolicy):
             answers=Hints(self.hinted),
             judge=JudgePrompt(self.judge, self.points, self.judgement, self.judgement_tokens),
             shots=Shots(self.preceded),
+            attempts=self.attempts(),
             solutions=Solutions(self.solutions),
         )
 

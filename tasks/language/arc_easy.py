@@ -52,7 +52,7 @@ class ArcEasySmol(MultipleChoice):
     title="Two-digit additions by SmolLM2-135M, from 64 worked ones, with ARC-Easy asked after every round",
     budget={"currency": "tokens", "limit": 600000, "wall_seconds": 3600.0, "memory_mb": 6144},
     data=("smollm2", "arc-easy"),
-    grants=("verifier", "answers", "judge", "shots", "solutions"),
+    grants=("verifier", "answers", "judge", "shots", "attempts", "solutions"),
     tags=("adapters",),
 )
 class AdditionSmolForgetting(AdditionSmol):

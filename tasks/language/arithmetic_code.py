@@ -22,7 +22,7 @@ from ...suite.protocols.generation import OwnSampler, generate
 from ...suite.protocols.interpreter import Interpreter
 from ...suite.protocols.optimisation import Recipe, half_cosine
 from ...suite.protocols.policy import PolicyTask, Problems
-from ...suite.protocols.policy_grants import Code, Grants, Hints, Solutions, Verifier
+from ...suite.protocols.policy_grants import Code, Grants, Hints, Solutions, Steps, Verifier
 from ...suite.protocols.policy_measures import Measures
 from ...suite.protocols.sampling import Sampling
 from ...suite.protocols.sequences import join
@@ -59,7 +59,7 @@ _PART = re.compile(r"([^:;]*):(?:([^:;]*);)?")
     title="Two operations on three numbers by a small language model that writes code",
     budget={"currency": "tokens", "limit": 6000000, "wall_seconds": 900.0},
     data=(),
-    grants=("verifier", "answers", "code", "solutions"),
+    grants=("verifier", "answers", "code", "steps", "solutions"),
     bundle="arithmetic-tiny-code",
 )
 class ArithmeticTinyCode(PolicyTask):
@@ -135,6 +135,7 @@ class ArithmeticTinyCode(PolicyTask):
             verifier=Verifier(64),
             answers=Hints(self.hinted),
             code=Code(self.program, self.observed, LIMITS),
+            steps=Steps(self.step_ends),
             solutions=Solutions(self.solutions),
         )
 

@@ -23,7 +23,7 @@ PROBED = 200
     title="Two-digit additions by a small language model, without a verifier; judges pass a gate",
     budget={"currency": "tokens", "limit": 3000000, "wall_seconds": 300.0},
     data=(),
-    grants=("judge", "shots", "attempts", "solutions"),
+    grants=("judge", "shots", "attempts", "steps", "solutions"),
     tags=("judge-gate",),
     bundle="arithmetic-tiny",
 )

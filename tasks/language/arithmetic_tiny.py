@@ -23,7 +23,17 @@ from ...suite.pretrain import load_weights, reproducible
 from ...suite.protocols.generation import OwnSampler, generate
 from ...suite.protocols.optimisation import Recipe, half_cosine
 from ...suite.protocols.policy import PolicyTask, Problems
-from ...suite.protocols.policy_grants import Attempts, Critique, Grants, Hints, JudgePrompt, Shots, Solutions, Verifier
+from ...suite.protocols.policy_grants import (
+    Attempts,
+    Critique,
+    Grants,
+    Hints,
+    JudgePrompt,
+    Shots,
+    Solutions,
+    Steps,
+    Verifier,
+)
 from ...suite.protocols.policy_grants.shots import in_a_row
 from ...suite.protocols.policy_measures import Measures
 from ...suite.protocols.sampling import Sampling
@@ -119,6 +129,7 @@ class _ArithmeticTiny(PolicyTask):
             attempts=Attempts(self.again, critique),
             judge=JudgePrompt(self.judge, self.points, self.judgement, self.max_new),
             shots=Shots(functools.partial(in_a_row, separator="?")),
+            steps=Steps(self.step_ends),
             solutions=Solutions(self.solutions),
         )
 
@@ -178,7 +189,7 @@ class _ArithmeticTiny(PolicyTask):
     title="Two-digit additions by a small language model, with a verifier",
     budget={"currency": "tokens", "limit": 3000000, "wall_seconds": 300.0},
     data=(),
-    grants=("verifier", "answers", "judge", "shots", "attempts", "solutions"),
+    grants=("verifier", "answers", "judge", "shots", "attempts", "steps", "solutions"),
     bundle="arithmetic-tiny",
 )
 class ArithmeticTiny(_ArithmeticTiny):
@@ -196,7 +207,7 @@ class ArithmeticTiny(_ArithmeticTiny):
     title="Two-digit additions by a small language model, without a verifier",
     budget={"currency": "tokens", "limit": 3000000, "wall_seconds": 300.0},
     data=(),
-    grants=("judge", "shots", "attempts", "solutions"),
+    grants=("judge", "shots", "attempts", "steps", "solutions"),
     bundle="arithmetic-tiny",
 )
 class ArithmeticTinyUnverified(_ArithmeticTiny):

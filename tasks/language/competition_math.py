@@ -13,12 +13,12 @@ from ...suite.data import Data
 from ...suite.errors import DataMissing, UsageError
 from ...suite.protocols.optimisation import Recipe, half_cosine
 from ...suite.protocols.policy import Problems
-from ...suite.protocols.policy_grants import Grants, Hints, JudgePrompt, Shots, Solutions, Verifier
+from ...suite.protocols.policy_grants import Grants, Hints, JudgePrompt, Shots, Solutions, Steps, Verifier
 from ...suite.protocols.texts import pack, unpack
 from ...suite.protocols.tokens import CUT_OFF
 from ...suite.registry import register_task
 from ...suite.seeds import rng
-from .pretrained import PretrainedPolicy, split_by_seed
+from .pretrained import LINES, PretrainedPolicy, split_by_seed
 
 SUBJECTS = (
     "algebra", "counting_and_probability", "geometry", "intermediate_algebra", "number_theory", "prealgebra",
@@ -112,12 +112,12 @@ def read_problems(data: Data, part: str) -> list[tuple[str, str]]:
 @register_task(
     "math",
     protocol="policy",
-    version="1",
+    version="2",
     metric="accuracy",
     title="MATH by Qwen2.5-0.5B-Instruct with adapters, from 128 worked solutions",
     budget={"currency": "tokens", "limit": 90000000, "wall_seconds": 36000.0, "memory_mb": 32768},
     data=("math", "qwen25-05b-instruct"),
-    grants=("verifier", "answers", "judge", "shots", "solutions"),
+    grants=("verifier", "answers", "judge", "shots", "attempts", "steps", "solutions"),
     tags=("adapters", "gpu"),
 )
 class CompetitionMath(PretrainedPolicy):
@@ -125,8 +125,9 @@ class CompetitionMath(PretrainedPolicy):
 
     500 of the 5,000 test problems, the same for all seeds; of the 7,500 for training the seed draws 128 demonstrations
     and a pool of 2,048. The answer of a response is what its last `\boxed{...}` holds, in one way of writing
-    (`plain_form`); a response that was cut off has none. The problems are on the web since 2021: what a model has seen
-    of them in its pre-training is unknown.
+    (`plain_form`); a response that was cut off has none. A line of a response is a step; feedback and further attempts
+    are turns of the same chat. The problems are on the web since 2021: what a model has seen of them in its pre-training
+    is unknown.
     """
 
     model_name: ClassVar[str] = "qwen25-05b-instruct"
@@ -136,6 +137,7 @@ class CompetitionMath(PretrainedPolicy):
         optimizer="adamw", lr=2e-4, weight_decay=0.0, batch_size=16, schedule=half_cosine(0.1), max_norm=1.0
     )
     rounds: ClassVar[int] = 3
+    step_ends: ClassVar[str] = LINES
     max_new: ClassVar[int] = 512
     votes: ClassVar[int] = 4
     rows: ClassVar[int] = 256
@@ -173,6 +175,8 @@ class CompetitionMath(PretrainedPolicy):
             answers=Hints(self.hinted),
             judge=JudgePrompt(self.judge, self.points, self.judgement, self.judgement_tokens),
             shots=Shots(self.preceded),
+            attempts=self.attempts(),
+            steps=Steps(self.step_ends),
             solutions=Solutions(self.solutions),
         )
 

@@ -18,13 +18,13 @@ from ...suite.bundle import Array, Bundle, BundleFolder
 from ...suite.data import Data
 from ...suite.protocols.optimisation import Recipe, half_cosine
 from ...suite.protocols.policy import Problems
-from ...suite.protocols.policy_grants import Grants, Hints, JudgePrompt, Shots, Solutions, Verifier
+from ...suite.protocols.policy_grants import Grants, Hints, JudgePrompt, Shots, Solutions, Steps, Verifier
 from ...suite.protocols.policy_measures import Measures
 from ...suite.protocols.texts import pack, unpack
 from ...suite.protocols.tokens import CUT_OFF
 from ...suite.registry import register_task
 from ...suite.seeds import rng
-from .pretrained import PretrainedPolicy, split_by_seed
+from .pretrained import LINES, PretrainedPolicy, split_by_seed
 
 SHOWN, POOL = 128, 2048
 _CALCULATION = re.compile(r"<<[^<>]*>>")
@@ -63,12 +63,12 @@ def read_problems(file: Path) -> list[tuple[str, str]]:
 @register_task(
     "gsm8k",
     protocol="policy",
-    version="1",
+    version="2",
     metric="accuracy",
     title="GSM8K by Qwen2.5-0.5B-Instruct with adapters, from 128 worked solutions",
     budget={"currency": "tokens", "limit": 60000000, "wall_seconds": 36000.0, "memory_mb": 32768},
     data=("gsm8k", "qwen25-05b-instruct"),
-    grants=("verifier", "answers", "judge", "shots", "solutions"),
+    grants=("verifier", "answers", "judge", "shots", "attempts", "steps", "solutions"),
     tags=("adapters", "gpu"),
     variants={
         "gsm8k-smol": {
@@ -84,8 +84,9 @@ class GSM8K(PretrainedPolicy):
 
     All 1,319 test problems; of the 7,473 for training the seed draws 128 demonstrations and a pool of 2,048. The
     accuracy is that of the strict form, the number after `#### ` at the end; `lenient_accuracy` takes the last number
-    of a response, whatever is around it (the `strict-match` and `flexible-extract` of lm-evaluation-harness). Problems
-    of GSM8K are on the web since 2021: what a model has seen of them in its pre-training is unknown.
+    of a response, whatever is around it (the `strict-match` and `flexible-extract` of lm-evaluation-harness). A line
+    of a response is a step; feedback and further attempts are turns of the same chat. Problems of
+    GSM8K are on the web since 2021: what a model has seen of them in its pre-training is unknown.
     """
 
     model_name: ClassVar[str] = "qwen25-05b-instruct"
@@ -95,6 +96,7 @@ class GSM8K(PretrainedPolicy):
         optimizer="adamw", lr=2e-4, weight_decay=0.0, batch_size=16, schedule=half_cosine(0.1), max_norm=1.0
     )
     rounds: ClassVar[int] = 3
+    step_ends: ClassVar[str] = LINES
     max_new: ClassVar[int] = 256
     votes: ClassVar[int] = 8
     rows: ClassVar[int] = 256
@@ -130,6 +132,8 @@ class GSM8K(PretrainedPolicy):
             answers=Hints(self.hinted),
             judge=JudgePrompt(self.judge, self.points, self.judgement, self.judgement_tokens),
             shots=Shots(self.preceded),
+            attempts=self.attempts(),
+            steps=Steps(self.step_ends),
             solutions=Solutions(self.solutions),
         )
 

@@ -51,7 +51,7 @@ class Worked(NamedTuple):
     title="GSM8K by SmolLM2-135M-Instruct with adapters, whose calculations an interpreter computes",
     budget={"currency": "tokens", "limit": 60000000, "wall_seconds": 36000.0, "memory_mb": 32768},
     data=("gsm8k", "smollm2"),
-    grants=("verifier", "answers", "judge", "shots", "code", "solutions"),
+    grants=("verifier", "answers", "judge", "shots", "steps", "code", "solutions"),
     tags=("adapters", "gpu"),
 )
 class GSM8KCode(GSM8K):
@@ -91,7 +91,8 @@ class GSM8KCode(GSM8K):
         )
 
     def grants(self) -> Grants:
-        return dataclasses.replace(super().grants(), code=Code(self.program, self.observed, LIMITS, ("sympy",)))
+        code = Code(self.program, self.observed, LIMITS, ("sympy",))
+        return dataclasses.replace(super().grants(), attempts=None, code=code)
 
     def program(self, response: str) -> str | None:
         """A line for every note, that of one which has begun too; None where a note is none.

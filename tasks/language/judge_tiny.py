@@ -22,7 +22,7 @@ from ...suite.pretrain import load_weights, reproducible
 from ...suite.protocols.generation import OwnSampler, generate
 from ...suite.protocols.optimisation import Recipe, half_cosine
 from ...suite.protocols.policy import PolicyTask, Problems
-from ...suite.protocols.policy_grants import Grants, References, Solutions, Verifier
+from ...suite.protocols.policy_grants import Grants, References, Solutions, Steps, Verifier
 from ...suite.protocols.sampling import Sampling
 from ...suite.protocols.sequences import join
 from ...suite.protocols.tokens import CharTokenizer
@@ -54,7 +54,7 @@ WEIGHTS_SHA256 = "a1facd60448363c7e17b3ecf61dd996a260281c51810afb9a5629149f31f39
     title="Which of two responses is better, rated digit by digit by a small language model, asked in both orders",
     budget={"currency": "tokens", "limit": 3000000, "wall_seconds": 300.0},
     data=(),
-    grants=("verifier", "solutions", "references"),
+    grants=("verifier", "steps", "solutions", "references"),
     tags=("pairs",),
 )
 class JudgeTiny(PolicyTask):
@@ -147,6 +147,7 @@ class JudgeTiny(PolicyTask):
         return Grants(
             verifier=Verifier(32),
             references=References(self.references, self.referenced, self.similarities, self.ratings),
+            steps=Steps(self.step_ends),
             solutions=Solutions(self.solutions),
         )
 

@@ -116,6 +116,12 @@ class SubwordTokenizer:
             raise DataMissing(f"{path} has no token {token}.")
         return int(number)
 
+    def containing(self, symbol: str) -> list[int]:
+        """The tokens with `symbol` in their text: in a large vocabulary a newline is also one of `.` and a newline."""
+        numbers = list(range(self._tokenizer.get_vocab_size()))
+        texts = self._tokenizer.decode_batch([[number] for number in numbers], skip_special_tokens=False)
+        return [number for number, text in zip(numbers, texts, strict=True) if symbol in text]
+
     def encode(self, texts: Sequence[str]) -> tuple[Array, Array]:
         found = [item.ids for item in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
         lengths = np.array([len(ids) for ids in found], np.int64)

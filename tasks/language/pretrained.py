@@ -19,9 +19,11 @@ from ...suite.protocols.language_model import response_logprobs
 from ...suite.protocols.optimisation import Recipe, half_cosine
 from ...suite.protocols.policy import PolicyTask
 from ...suite.protocols.policy_examples import Example
+from ...suite.protocols.policy_grants import Attempts, Critique
 from ...suite.protocols.policy_grants.shots import in_a_row
 from ...suite.protocols.sequences import join
 from ...suite.protocols.texts import pack, unpack
+from ...suite.protocols.tokens import CUT_OFF
 from .models import (
     SubwordTokenizer,
     adapters,
@@ -46,6 +48,11 @@ JUDGING = """You are a strict judge. You give the answer to a question 0 to 5 po
 """The system's words to a policy that judges: a rubric of five points that add up."""
 _ASKED = "Say in a sentence what holds and what does not. End with `Score: ` and the number of points.\n\n"
 _SCORE = re.compile(r".*\bScore: ([0-5])(?:/5)?\.?\s*", re.S)
+LINES = "\n"
+"""The `step_ends` of responses whose lines are steps."""
+_LINE = re.compile(r"[^\n]*\n\s*|[^\n]+")
+RIGHT, WRONG = "Right.", "Wrong."
+_WRONG_LINE = re.compile(r"Line [1-9][0-9]* is wrong\.")
 _SENTENCE = " The sun rises in the east and sets in the west. Water freezes at zero degrees and boils at one hundred."
 
 
@@ -157,6 +164,45 @@ class PretrainedPolicy(PolicyTask):
         before, between = self._turn
         texts = [*(one.prompt + one.response for one in shots), prompt]
         return before + between.join(text.removeprefix(before) for text in texts)
+
+    def steps(self, response: str) -> list[str]:
+        """Where newlines end steps, the lines, each with the empty ones that follow it."""
+        if self.step_ends != LINES:
+            return super().steps(response)
+        return _LINE.findall(response) or [""]
+
+    def step_tokens(self) -> list[int]:
+        """Where newlines end steps, every token that has one in it: `.` and a newline are often one token."""
+        return self.tokenizer().containing(LINES) if self.step_ends == LINES else super().step_tokens()
+
+    def attempts(self) -> Attempts:
+        """Feedback and further attempts as turns of the same chat."""
+        return Attempts(self.again, Critique(self.critic, self.feedback, self.approves))
+
+    def again(self, prompt: str, response: str, feedback: str = "") -> str:
+        """`... 47 + 85? / 122 / Wrong. Try again.`, each a turn of the chat."""
+        return self._replied(prompt, response, f"{feedback} Try again.".lstrip())
+
+    def critic(self, prompt: str, response: str) -> str:
+        """`... 47 + 85? / 122 / Is this right?`, each a turn of the chat."""
+        return self._replied(prompt, response, "Is this right?")
+
+    def _replied(self, prompt: str, response: str, words: str) -> str:
+        """The chat after `response`, a user's `words` next, and the turn of the assistant begun."""
+        _, between = self._turn
+        (_, after), _ = self._frames
+        return f"{prompt}{response.removesuffix(CUT_OFF)}{between}{words}{after}"
+
+    def feedback(self, right: Sequence[bool]) -> str:
+        """`Right.`, else `Wrong.`, or which line is the first wrong one where responses have several."""
+        if all(right):
+            return RIGHT
+        return f"Line {list(right).index(False) + 1} is wrong." if self.step_ends == LINES else WRONG
+
+    def approves(self, feedback: str) -> bool | None:
+        if self.step_ends == LINES and _WRONG_LINE.fullmatch(feedback):
+            return False
+        return feedback == RIGHT if feedback in (RIGHT, WRONG) else None
 
     def judge(self, prompt: str, response: str) -> str:
         """A chat that begins with the rubric and asks for the points of an answer, whatever frame the prompt has."""

@@ -23,7 +23,7 @@ from ...suite.pretrain import load_weights, reproducible
 from ...suite.protocols.generation import OwnSampler, generate
 from ...suite.protocols.optimisation import Recipe, half_cosine
 from ...suite.protocols.policy import PolicyTask, Problems
-from ...suite.protocols.policy_grants import Critique, Environment, Grants, Shots, Solutions, Verifier
+from ...suite.protocols.policy_grants import Critique, Environment, Grants, Shots, Solutions, Steps, Verifier
 from ...suite.protocols.policy_grants.shots import in_a_row
 from ...suite.protocols.sampling import Sampling
 from ...suite.protocols.sequences import join
@@ -132,7 +132,7 @@ def shortest(start: str, end: str, without: str = "") -> str:
     title="A small language model looks for a key and a locked room in a text world",
     budget={"currency": "tokens", "limit": 3000000, "wall_seconds": 300.0},
     data=(),
-    grants=("verifier", "environment", "shots", "solutions"),
+    grants=("verifier", "environment", "shots", "steps", "solutions"),
 )
 class RoomsTiny(PolicyTask):
     """A prompt is `a:f>k=`: the room to start in, that of the key, and one to reach, which is locked.
@@ -205,6 +205,7 @@ class RoomsTiny(PolicyTask):
             verifier=Verifier(256),
             environment=Environment(ANSWERS, self.worlds, self.react, BACK, critique),
             shots=Shots(functools.partial(in_a_row, separator="?")),
+            steps=Steps(self.step_ends),
             solutions=Solutions(self.solutions),
         )
 

@@ -159,7 +159,9 @@ def test_a_need_that_is_not_granted_is_named(tmp_path: Path, monkeypatch: pytest
     bare = source.replace("toy-", "bare-").replace('grants=("norm-layers", "batch-norm"),', "")
     (tmp_path / "bare.py").write_text(bare)
     monkeypatch.setenv("SELFBENCH_PATH", str(tmp_path))
-    with pytest.raises(UsageError, match=r"run: method 'tent' needs \S+, which task 'bare-stream' does not grant"):
+    with pytest.raises(
+        UsageError, match=r"run: method 'tent' needs \S+, which task 'bare-stream' does not grant\. It runs on "
+    ):
         expand(tasks=["bare-stream"], methods=["source", "tent"], seeds=[0])
     assert len(expand(tasks=["bare-stream"], methods=["source"], seeds=[0])) == 1
 

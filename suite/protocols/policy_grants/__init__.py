@@ -15,6 +15,7 @@ from .judge import JudgePrompt
 from .references import References
 from .shots import Shots
 from .solutions import Solutions
+from .steps import Steps
 from .verifier import Verifier
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "References",
     "Shots",
     "Solutions",
+    "Steps",
     "Verifier",
     "mismatch",
 ]
@@ -44,6 +46,7 @@ class Grants:
     references: References | None = None
     shots: Shots | None = None
     attempts: Attempts | None = None
+    steps: Steps | None = None
     code: Code | None = None
     solutions: Solutions | None = None
 
