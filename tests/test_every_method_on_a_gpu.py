@@ -1,4 +1,10 @@
-"""Every registered method computes on a GPU what it computes on the CPU, up to rounding that training amplifies."""
+"""Every registered method of streams and adaptation that a task of `TASKS` fits computes on a GPU what it computes on the
+CPU, up to rounding that training amplifies.
+
+Methods of the protocol policy are not among them: what they learn from is sampled, on a GPU by other random numbers, so
+that a run there and one on the CPU are as two seeds. That a GPU samples by the same probabilities is tested in
+`tests/suite/test_sampling.py`.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +44,10 @@ class Silent:
 
 
 def ours() -> list[registry.Entry]:
-    return [entry for entry in registry.entries("method").values() if ROOM in entry.file.parents and entry.module]
+    return [
+        entry for entry in registry.entries("method").values()
+        if ROOM in entry.file.parents and entry.module and entry.protocol in PASSES
+    ]  # fmt: skip
 
 
 def task_of(method: registry.Entry) -> str | None:

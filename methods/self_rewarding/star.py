@@ -29,8 +29,8 @@ class STaR(PolicyMethod):
         M <- fine-tuning of the first policy on both
 
     As in the paper, every fine-tuning starts from the first policy. A model that can be prompted sees hints in its few
-    shots; this protocol has none, so that the first policy is the harness's, fine-tuned once on the demonstrations with
-    and without hints. The demonstrations stay among the examples, and `epochs` stand for the paper's number of steps
+    shots. Here it is not prompted, for the small models cannot be: the first policy is the harness's, fine-tuned once on
+    the demonstrations with and without hints, also where a task grants `shots`. The demonstrations stay among the examples, and `epochs` stand for the paper's number of steps
     that grows by a fifth a round. `rationalise` off is its ablation.
     """
 

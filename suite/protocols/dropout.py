@@ -19,7 +19,10 @@ def residual_dropout(model: nn.Module, p: float, generator: torch.Generator) -> 
     1 / (1 - p) times as large; `generator` draws. Raises `ValueError` on a model without such parts."""
     branches = [module for name, module in model.named_modules() if name.rpartition(".")[2] in BRANCHES]
     if not branches:
-        raise ValueError(f"the model has no modules called {' or '.join(BRANCHES)}")
+        raise ValueError(
+            f"the model has no modules called {' or '.join(BRANCHES)}, whose outputs dropout falls on: take a model of "
+            "the layout of Llama, or a method without dropout, such as `sft`"
+        )
 
     def drop(module: nn.Module, inputs: Any, output: Any) -> Any:
         added = output[0] if isinstance(output, tuple) else output

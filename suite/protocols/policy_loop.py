@@ -44,6 +44,10 @@ def run_policy(
 ) -> None:
     """Let `method` improve the policy round by round; every round's policy is evaluated, the first one as round 0.
 
+    A method that answers in a way of its own (`respond`) does so from round 0 on: its accuracy there is that of the
+    first policy with the method's inference, `plain_accuracy` that of the first policy alone, which is what a method
+    without such a way has as its round 0. What a method shows beside a prompt (`asked`) begins with round 1.
+
     `first` is the first policy where it was made before, for all methods; otherwise it is made here. A checkpoint is
     left after every round. When the budget ends within a round, that round does not count.
     """

@@ -44,6 +44,7 @@ class PolicyMethod:
         """The responses that are evaluated, one a prompt: greedy ones, unless a method answers in a way of its own.
 
         Called by the evaluation with its prompts, off the meter and the clock; `policy` cannot be trained meanwhile.
-        The record holds the greedy accuracy and the tokens that an own way takes.
+        It holds from round 0 on, where the first policy answers so. The record holds the accuracy of greedy answers
+        (`plain_accuracy`) and the tokens that an own way takes.
         """
         return [response for [response] in policy.generate(prompts, 1, 0.0)]

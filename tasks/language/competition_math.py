@@ -126,8 +126,8 @@ class CompetitionMath(PretrainedPolicy):
     500 of the 5,000 test problems, the same for all seeds; of the 7,500 for training the seed draws 128 demonstrations
     and a pool of 2,048. The answer of a response is what its last `\boxed{...}` holds, in one way of writing
     (`plain_form`); a response that was cut off has none. A line of a response is a step; feedback and further attempts
-    are turns of the same chat. The problems are on the web since 2021: what a model has seen of them in its pre-training
-    is unknown.
+    are turns of the same chat. The problems are on the web since 2021: what a model has seen of them in its
+    pre-training is unknown.
     """
 
     model_name: ClassVar[str] = "qwen25-05b-instruct"

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 EXTRA = "pip install 'selfbench[language]'"
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 """The projections that get adapters, by their names in Llama, Qwen, Mistral and their kin."""
+_OWN_FRAME = (
+    "Put the template of the model's family there as `chat_template.jinja`, or let the task set `frame`, what stands "
+    "before and after a prompt."
+)
 _USER, _REPLY, _NEXT = "\x1fthe user's words\x1f", "\x1fa reply\x1f", "\x1fmore words\x1f"
 
 
@@ -108,12 +112,17 @@ class SubwordTokenizer:
         self._tokenizer.no_padding()
         self.stop, self.pad = (self._number(token, path) for token in (stop, pad))
         if stop == pad:
-            raise UsageError(f"{stop} ends a response, and cannot fill batches too.")
+            raise UsageError(
+                f"{stop} ends a response, and cannot fill batches too: let the task's `pad` be another token of {path}."
+            )
 
     def _number(self, token: str, path: Path) -> int:
         number = self._tokenizer.token_to_id(token)
         if number is None:
-            raise DataMissing(f"{path} has no token {token}.")
+            raise DataMissing(
+                f"{path} has no token {token}. Let `stop` and `pad` of the task name tokens of this model, which stand "
+                "under `added_tokens` in that file."
+            )
         return int(number)
 
     def containing(self, symbol: str) -> list[int]:
@@ -147,7 +156,7 @@ def chat_frame(folder: Path, system: str) -> tuple[str, str]:
     """
     text = _chat(folder, system, _USER)
     if text.count(_USER) != 1:
-        raise UsageError(f"The chat template in {folder} does not write a user's words once: {text!r}.")
+        raise UsageError(f"The chat template in {folder} does not write a user's words once: {text!r}. {_OWN_FRAME}")
     before, _, after = text.partition(_USER)
     return before, after
 
@@ -161,7 +170,10 @@ def chat_turn(folder: Path, system: str) -> tuple[str, str]:
     text = _chat(folder, system, _USER, _REPLY, _NEXT)
     begun, ended = before + _USER + after + _REPLY, _NEXT + after
     if not text.startswith(begun) or not text.endswith(ended):
-        raise UsageError(f"The chat template in {folder} writes a turn that has been replied to otherwise: {text!r}.")
+        raise UsageError(
+            f"The chat template in {folder} writes a turn that has been replied to otherwise: {text!r}. Let the task "
+            "grant neither `shots` nor `attempts`, or take a model whose template writes all turns alike."
+        )
     return before, text[len(begun) : len(text) - len(ended)]
 
 
@@ -171,10 +183,7 @@ def _chat(folder: Path, system: str, *words: str) -> str:
 
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     if not tokenizer.chat_template:
-        raise UsageError(
-            f"The tokenizer in {folder} has no chat template. Put the template of the model's family there as "
-            "`chat_template.jinja`, or let the task set `frame`, what stands before and after a prompt."
-        )
+        raise UsageError(f"The tokenizer in {folder} has no chat template. {_OWN_FRAME}")
     turns = [{"role": "system", "content": system}] if system else []
     turns += [{"role": ("user", "assistant")[at % 2], "content": text} for at, text in enumerate(words)]
     return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))

@@ -14,7 +14,7 @@ from torch import nn
 from ...suite.bundle import Array, Bundle
 from ...suite.data import Data
 from ...suite.errors import GateError
-from ...suite.places import data_folder
+from ...suite.places import cache_folder, data_folder
 from ...suite.protocols.language_model import response_logprobs
 from ...suite.protocols.optimisation import Recipe, half_cosine
 from ...suite.protocols.policy import PolicyTask
@@ -128,7 +128,9 @@ class PretrainedPolicy(PolicyTask):
         if self.gate is not None and not self.gate[0] <= nll <= self.gate[1]:
             raise GateError(
                 f"The model '{self.model_name}' gives plain English {nll:.2f} nats a token, declared are "
-                f"{self.gate[0]:g} to {self.gate[1]:g}: weights, tokenizer and code do not fit each other."
+                f"{self.gate[0]:g} to {self.gate[1]:g}: weights, tokenizer and code do not fit each other. Compare its "
+                f"files with the published ones (`selfbench data verify {self.model_name}`); for another model let the "
+                "task declare another `gate`."
             )
         return nll
 
@@ -141,7 +143,11 @@ class PretrainedPolicy(PolicyTask):
         model = self.model()
         unknown = model.load_state_dict(weights, strict=False).unexpected_keys
         if unknown or adapters(model).keys() != weights.keys():
-            raise GateError(f"The adapters of the bundle are not those of the model '{self.model_name}'.")
+            raise GateError(
+                f"The adapters of the bundle are not those of the model '{self.model_name}': its files, or the package "
+                f"peft, have changed since it was built. Delete the task's folder in {cache_folder() / 'bundles'} and "
+                "start the run again, which builds it anew."
+            )
         set_precision(model, precision)
         return model
 

@@ -23,6 +23,7 @@ from ...suite.protocols.texts import pack, unpack
 _ITEM = re.compile(
     r"Please choose the correct answer to the question: (.*)\n\nAnswer1: (.*)\n\nAnswer format: .*", re.S
 )
+_AGAIN = "Put the published file in its place: `selfbench data verify` says of every file whether it is that one."
 _NEXT = re.compile(r" Answer[2-9]: ")
 _RIGHT = re.compile(r"answer([1-9])")
 
@@ -42,7 +43,8 @@ def read_adapters_json(file: Path) -> list[Question]:
         asked, right = _ITEM.fullmatch(item["instruction"]), _RIGHT.fullmatch(item["answer"])
         options = tuple(text.strip() for text in _NEXT.split(asked[2])) if asked else ()
         if asked is None or right is None or int(right[1]) > len(options):
-            raise DataMissing(f"{file}, item {number}, is not a question with options: {item['instruction'][:80]!r}.")
+            what = f"is not a question with options: {item['instruction'][:80]!r}"
+            raise DataMissing(f"{file}, item {number}, {what}. {_AGAIN}")
         found.append(Question(_line(asked[1]), options, int(right[1]) - 1))
     return found
 
@@ -61,14 +63,13 @@ def read_hub_parquet(file: Path, question: str = "question") -> list[Question]:
     try:
         rows = parquet.read_table(file, columns=[question, "choices", "answerKey"]).to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
-        raise DataMissing(f"{file} cannot be read as a table of questions ({str(error)[:200]}).") from None
+        raise DataMissing(f"{file} cannot be read as a table of questions ({str(error)[:200]}). {_AGAIN}") from None
     found = []
     for number, row in enumerate(rows, 1):
         labels, options = row["choices"]["label"], row["choices"]["text"]
         if row["answerKey"] not in labels or len(labels) != len(options):
             raise DataMissing(
-                f"{file}, row {number} (from 1): the answer {row['answerKey']!r} is none of {labels}. "
-                "Get the file again."
+                f"{file}, row {number} (from 1): the answer {row['answerKey']!r} is none of {labels}. {_AGAIN}"
             )
         found.append(Question(_line(row[question]), _lines(options), labels.index(row["answerKey"])))
     return found
@@ -81,14 +82,14 @@ def read_social_iqa(questions: Path, labels: Path) -> list[Question]:
     """
     rows, right = (path.read_text(encoding="utf-8").splitlines() for path in (questions, labels))
     if len(rows) != len(right):
-        raise DataMissing(f"{questions} has {len(rows)} lines, but {labels} {len(right)}.")
+        raise DataMissing(f"{questions} has {len(rows)} lines, but {labels} {len(right)}. {_AGAIN}")
     found = []
     for number, (line, label) in enumerate(zip(rows, right, strict=True), 1):
         row: dict[str, Any] = json.loads(line)
         missing = {"context", "question", "answerA", "answerB", "answerC"} - row.keys()
         if missing or label.strip() not in ("1", "2", "3"):
             what = f"it has no {min(missing)!r}" if missing else f"its label is {label!r}, expected 1, 2 or 3"
-            raise DataMissing(f"{questions}, line {number}: {what}.")
+            raise DataMissing(f"{questions}, line {number}: {what}. {_AGAIN}")
         options = _lines(row[f"answer{letter}"] for letter in "ABC")
         found.append(Question(_line(f"{row['context']} {row['question']}"), options, int(label) - 1))
     return found

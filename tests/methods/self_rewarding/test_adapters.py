@@ -185,11 +185,36 @@ def test_base_is_the_first_policy(play: Play, bundle: BundleFolder) -> None:
     assert seen == [True] * 4
 
 
-def test_bf16_is_what_the_spec_declares(play: Play, bundle: BundleFolder) -> None:
-    high = play(SFT(epochs=1), task=Small(), bundle=bundle, folder="fp32")
-    low = play(SFT(epochs=1), task=Small(), bundle=bundle, folder="bf16", precision="bf16")
-    assert [point.x for point in low.outcome.curve] == [0, 1, 2]
-    assert low.counts.tokens == high.counts.tokens
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_policy_computes_in_the_precision_that_the_spec_declares(
+    play: Play, bundle: BundleFolder, precision: str
+) -> None:
+    """Frozen weights are held in it and products computed in it; adapters and log-probabilities are float32."""
+    product, found = torch.bfloat16 if precision == "bf16" else torch.float32, []
+
+    @register_method("sft", family="tests", protocol="policy", paper="-")
+    @dataclass
+    class Looks(PolicyMethod):
+        def round(self, policy: Policy, view: PolicyView, number: int) -> None:
+            model: Any = policy._model
+            held = {(value.requires_grad, value.dtype) for value in model.parameters()}
+            hook = model.model.layers[0].mlp.up_proj.register_forward_hook(
+                lambda module, inputs, output: found.append(output.dtype)
+            )
+            prompts, responses = zip(*view.demonstrations, strict=True)
+            policy.generate(prompts, 1, 0.0)
+            values = policy.logprobs(prompts, responses)
+            policy.finetune(view.demonstrations)
+            hook.remove()
+            assert held == {(True, torch.float32), (False, product)}
+            assert set(found) == {product}
+            # In bf16 sums of so many numbers would end in zeros.
+            assert values.dtype == torch.float64
+            assert not torch.equal(values, values.to(torch.bfloat16).to(values))
+
+    played = play(Looks(), task=Small(), bundle=bundle, precision=precision)
+    assert [point.x for point in played.outcome.curve] == [0, 1, 2]
+    assert len(found) > 2
 
 
 def test_a_probe_is_asked_after_every_round_off_the_meter(play: Play, bundle: BundleFolder) -> None:

@@ -28,6 +28,7 @@ from selfbench.suite.protocols.sequences import join
 from selfbench.suite.protocols.tokens import CUT_OFF
 from selfbench.suite.registry import register_method
 from selfbench.suite.sandbox import Limits, Ran, Sandbox, SandboxError
+from tests.methods.self_rewarding.test_killed_in_a_round import dies_and_goes_on
 
 Play = Callable[..., Any]
 
@@ -328,3 +329,9 @@ def test_where_nothing_holds_code_the_run_says_so(play: Play, coded: Any, bundle
     type(coded).limits = Limits(without=("namespaces", "landlock"))
     with pytest.raises(MethodError, match=r"nothing would hold it. It needs one of: user namespaces"):
         play(SFT(), task=coded, bundle=bundle)
+
+
+def test_a_run_that_dies_in_training_runs_as_much_code_as_a_whole_one(
+    play: Play, coded: Any, bundle: BundleFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dies_and_goes_on(play, monkeypatch, CodeInterpreter(epochs=1, candidates=2), task=coded, bundle=bundle)

@@ -259,7 +259,8 @@ def test_a_judge_that_cannot_add_does_not_pass_the_gate(play: Play, task: Policy
     for point in outcome.curve[2:]:
         assert point.values["gate_pairs"] > 0
         assert point.values["judgement_parse_rate"] > 0
-        assert point.values["labels"] == 0 or point.values["gate_open"] == 1.0
+        assert point.values["gate_open"] == 0.0
+        assert point.values["labels"] == 0
 
 
 def test_a_method_says_after_how_many_tokens_its_responses_are_cut_off(play: Play, task: PolicyTask) -> None:

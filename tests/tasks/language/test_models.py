@@ -69,8 +69,21 @@ def test_half_a_character_is_a_text_that_can_be_sent(tiny_hub_model: Path) -> No
 
 @pytest.mark.parametrize(("stop", "pad"), [("<|eot|>", "<|endoftext|>"), ("<|im_end|>", "<pad>")])
 def test_a_token_that_is_not_there_is_named(tiny_hub_model: Path, stop: str, pad: str) -> None:
-    with pytest.raises(DataMissing, match=r"has no token (<\|eot\|>|<pad>)\."):
+    with pytest.raises(DataMissing, match=r"has no token (<\|eot\|>|<pad>)\. Let `stop` and `pad` of the task"):
         SubwordTokenizer(tiny_hub_model, stop, pad)
+
+
+def test_one_token_cannot_end_a_response_and_fill_batches(tiny_hub_model: Path) -> None:
+    with pytest.raises(UsageError, match=r"cannot fill batches too: let the task's `pad` be another token of \S+json"):
+        SubwordTokenizer(tiny_hub_model, "<|im_end|>", "<|im_end|>")
+
+
+def test_a_template_that_does_not_write_the_words_once_says_what_to_do(tiny_hub_model: Path) -> None:
+    (tiny_hub_model / "chat_template.jinja").unlink(missing_ok=True)
+    file = tiny_hub_model / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "chat_template": "fixed"}))
+    with pytest.raises(UsageError, match=r"does not write a user's words once.*chat_template\.jinja.*`frame`"):
+        chat_frame(tiny_hub_model, "")
 
 
 def test_the_chat_template_stands_around_a_users_words(tiny_hub_model: Path) -> None:
@@ -225,11 +238,11 @@ def test_other_adapters_and_wrong_weights_are_refused(tiny_hub_model: Path, monk
     pytest.importorskip("peft")
     task = TinyAddition()
     bundle = task.build(Data(data_folder()))
-    with pytest.raises(GateError, match="adapters"):
+    with pytest.raises(GateError, match=r"adapters .* Delete the task's folder in \S+bundles and start the run again"):
         task.policy({name + "x": value for name, value in bundle.model.items()}, "fp32")
     with pytest.raises(GateError, match="adapters"):
         task.policy(dict(list(bundle.model.items())[1:]), "fp32")
     monkeypatch.setattr(TinyAddition, "gate", (1.0, 4.0))
     # A model that has learned nothing knows no English.
-    with pytest.raises(GateError, match="nats a token"):
+    with pytest.raises(GateError, match=r"nats a token.*`selfbench data verify qwen25-05b-instruct`.*another `gate`"):
         task.build(Data(data_folder()))

@@ -67,11 +67,12 @@ def test_the_model_learns_the_form_of_an_answer_from_its_demonstrations(tmp_path
     first = float(policy.logprobs(prompts, responses).mean())
     policy.finetune(shown[:32], epochs=4)
     assert float(policy.logprobs(prompts, responses).mean()) > first + 1.0
-    assert parsed() == 1.0 >= before
+    assert parsed() == 1.0
     policy.use("base")
-    assert parsed() == before
+    # As published it begins a sentence, of which five tokens are no end.
+    assert parsed() == before == 0.0
     [[text]] = policy.generate(test[:1], 1, 0.0)
-    assert text.endswith(CUT_OFF) or text
+    assert text.endswith(CUT_OFF)
     ours.close()
     theirs.close()
 
