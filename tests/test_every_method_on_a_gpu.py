@@ -1,5 +1,5 @@
-"""Every registered method of streams and adaptation that a task of `TASKS` fits computes on a GPU what it computes on the
-CPU, up to rounding that training amplifies.
+"""Every registered method of streams and adaptation that a task of `TASKS` fits computes on a GPU what it computes on
+the CPU, up to rounding that training amplifies.
 
 Methods of the protocol policy are not among them: what they learn from is sampled, on a GPU by other random numbers, so
 that a run there and one on the CPU are as two seeds. That a GPU samples by the same probabilities is tested in

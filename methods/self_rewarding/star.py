@@ -29,9 +29,13 @@ class STaR(PolicyMethod):
         M <- fine-tuning of the first policy on both
 
     As in the paper, every fine-tuning starts from the first policy. A model that can be prompted sees hints in its few
-    shots. Here it is not prompted, for the small models cannot be: the first policy is the harness's, fine-tuned once on
-    the demonstrations with and without hints, also where a task grants `shots`. The demonstrations stay among the examples, and `epochs` stand for the paper's number of steps
-    that grows by a fifth a round. `rationalise` off is its ablation.
+    shots. Here it is not prompted, for the small models cannot be: the first policy is the harness's, fine-tuned once
+    on the demonstrations with and without hints, also where a task grants `shots`. The demonstrations stay among the
+    examples, and `epochs` stand for the paper's number of steps that grows by a fifth a round. `rationalise` off is its
+    ablation.
+
+    A hint helps where a response is a rationale, which has to be found although the answer is known. Where it is the
+    answer alone, as on `addition-smol`, a hinted one is a copy, and what is learned is `oracle-answers`.
     """
 
     epochs: int = hyper(4, low=1, high=16)

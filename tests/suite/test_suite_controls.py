@@ -31,10 +31,6 @@ EXCEPTIONS: Mapping[tuple[str, str], tuple[set[str], str]] = {
         {"weak view", "unfiltered", "oracle"},
         "six minutes on two cores are all that quick may take; the same task has all controls in shift-small",
     ),
-    ("quick", "arithmetic-tiny"): (
-        {"few shots"},
-        "six minutes on two cores are all that quick may take; the same task has all controls in language-tiny",
-    ),
     ("smoke", "digits-semi"): (
         {"no view", "strong view", "unfiltered", "oracle"},
         "one seed of a tenth of the budget proves that a machine works and compares no methods",
