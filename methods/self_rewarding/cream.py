@@ -35,7 +35,7 @@ class CREAM(PolicyMethod):
     Where M_{t-1} is M_0, whose reward would be 0, r' is the mean log-probability of the tokens, as in the authors'
     code. N = 5, temperature 0.8, top-p 0.95 and beta = 0.1 are theirs. `per_prompt` takes the C of each prompt (their
     dynamic variant) in place of the mean. Only different responses that parse are ranked: equal ones have equal
-    rewards, and would count as agreement in the order in which they came. `dpo_lr` as in `self-rewarding`.
+    rewards, and would count as agreement in the order in which they came. `dpo_lr` as in `self-rewarding-likelihood`.
     Where the task has a gate for judges, r is judged there, and a round in which it stays shut changes nothing.
 
     Every iteration of the paper's algorithm trains, so that M_t and M_{t-1} are two models, whose agreement C measures.
@@ -58,6 +58,7 @@ class CREAM(PolicyMethod):
 
     def round(self, policy: Policy, view: PolicyView, number: int) -> None:
         if number == 1:
+            self._first = 2
             policy.finetune(view.demonstrations, epochs=self.sft_epochs)
         elif not (view.gate(policy, partial(prefers, policy)) and self.iterate(policy, view, number)):
             # Nothing was learned: where there was no iteration yet, the next round may be the first one.

@@ -14,7 +14,7 @@ import torch
 
 from selfbench.methods.self_rewarding.cream import CREAM
 from selfbench.methods.self_rewarding.rest_em import ReSTEM
-from selfbench.methods.self_rewarding.self_rewarding import SelfRewarding
+from selfbench.methods.self_rewarding.self_rewarding_likelihood import SelfRewardingLikelihood
 from selfbench.methods.self_rewarding.sft import SFT
 from selfbench.suite.bundle import Array, Bundle, BundleFolder, write_bundle
 from selfbench.suite.data import Data
@@ -84,7 +84,8 @@ def bundle(tiny_hub_model: Path, tmp_path: Path) -> BundleFolder:
 
 
 @pytest.mark.parametrize(
-    "method", [SFT(epochs=1), ReSTEM(epochs=1), SelfRewarding(temperature=1.5, sft_epochs=1), CREAM(sft_epochs=1)],
+    "method",
+    [SFT(epochs=1), ReSTEM(epochs=1), SelfRewardingLikelihood(temperature=1.5, sft_epochs=1), CREAM(sft_epochs=1)],
     ids=lambda method: type(method).__name__,
 )  # fmt: skip
 def test_methods_run_as_they_are_and_go_on_after_a_kill(play: Play, bundle: BundleFolder, method: PolicyMethod) -> None:

@@ -17,7 +17,7 @@ from selfbench.methods.self_rewarding.oracle_answers import OracleAnswers
 from selfbench.methods.self_rewarding.rest_em import ReSTEM
 from selfbench.methods.self_rewarding.self_consistency import SelfConsistency
 from selfbench.methods.self_rewarding.self_distillation import SelfDistillation
-from selfbench.methods.self_rewarding.self_rewarding import SelfRewarding
+from selfbench.methods.self_rewarding.self_rewarding_likelihood import SelfRewardingLikelihood
 from selfbench.methods.self_rewarding.sft import SFT, SFTMatched
 from selfbench.methods.self_rewarding.star import STaR
 
@@ -130,7 +130,7 @@ def test_self_rewarding_first_fine_tunes_then_prefers_best_to_worst(scripted: Sc
     logp = {"2": -3.0, "3": -0.5, "13": -0.6, "5": -1.0, "x": 0.0}
     policy = scripted([[["2", "3", "13", "x"], ["5", "5", "x", "5…"], ["x", "x", "x", "x"]]],
                       lambda prompt, text, under: logp[text])  # fmt: skip
-    method = SelfRewarding(sft_epochs=2)
+    method = SelfRewardingLikelihood(sft_epochs=2)
     method.round(policy, view, 1)
     assert policy.calls == [("finetune", [SHOWN], 2)]
     method.round(policy, view, 2)
@@ -227,7 +227,7 @@ def test_cream_makes_the_pairs_and_weights_of_a_slow_loop(scripted: Scripted, vi
     assert labels == pytest.approx([np.mean(rates)] * 3)
 
 
-@pytest.mark.parametrize("method", [SelfRewarding(), CREAM()], ids=lambda method: type(method).__name__)
+@pytest.mark.parametrize("method", [SelfRewardingLikelihood(), CREAM()], ids=lambda method: type(method).__name__)
 def test_what_does_not_parse_is_never_preferred(scripted: Scripted, view: Any, method: Any) -> None:
     draw = np.random.default_rng(2)
     texts = ["1", "2", "x", "…", "3…", "12", "", "123"]
@@ -240,14 +240,14 @@ def test_what_does_not_parse_is_never_preferred(scripted: Scripted, view: Any, m
 
 
 def test_equal_rewards_give_no_pair(scripted: Scripted, view: Any) -> None:
-    for method in (SelfRewarding(), CREAM()):
+    for method in (SelfRewardingLikelihood(), CREAM()):
         policy = scripted([[["1", "2"], ["3", "4"], ["5", "6"]]])
         method.round(policy, view, 3)
         assert [pairs for pairs, *_ in policy.called("prefer")] == [[]]
 
 
 def test_nothing_to_rank_is_no_error(scripted: Scripted, view: Any) -> None:
-    for method in (SelfRewarding(), CREAM()):
+    for method in (SelfRewardingLikelihood(), CREAM()):
         policy = scripted([[["x"], ["x"], ["1"]]])
         method.round(policy, view, 3)
         assert not any(itertools.chain.from_iterable(pairs for pairs, *_ in policy.called("prefer")))

@@ -15,7 +15,7 @@ import torch
 from selfbench.methods.self_rewarding.cream import CREAM
 from selfbench.methods.self_rewarding.cream import prefers as cream_prefers
 from selfbench.methods.self_rewarding.self_evolution import SELF
-from selfbench.methods.self_rewarding.self_rewarding import SelfRewarding, prefers
+from selfbench.methods.self_rewarding.self_rewarding_likelihood import SelfRewardingLikelihood, prefers
 from selfbench.methods.self_rewarding.sft import SFT
 from selfbench.suite import registry
 from selfbench.suite.errors import MethodError
@@ -43,7 +43,7 @@ def gated(tiny_task: type) -> Any:
     return Gated()
 
 
-@register_method("self-rewarding", family="tests", protocol="policy", paper="-")
+@register_method("self-rewarding-likelihood", family="tests", protocol="policy", paper="-")
 @dataclass
 class Judged(PolicyMethod):
     """Asks the gate with a judge that adds, or that errs, and prefers where it opens."""
@@ -101,7 +101,7 @@ def test_methods_without_a_judge_are_as_they_are_without_a_gate(play: Play, gate
     assert "gate_open" not in played.outcome.curve[-1].values
 
 
-@pytest.mark.parametrize("make", [SelfRewarding, CREAM])
+@pytest.mark.parametrize("make", [SelfRewardingLikelihood, CREAM])
 def test_shut_gates_leave_the_policy_as_it_is(
     play: Play, gated: Any, monkeypatch: pytest.MonkeyPatch, make: type
 ) -> None:
@@ -211,7 +211,7 @@ class Late(CREAM):
 
 
 @pytest.mark.parametrize("level", [-1.0, 2.0], ids=["shut", "open"])
-@pytest.mark.parametrize("make", [SelfRewarding, CREAM, SELF])
+@pytest.mark.parametrize("make", [SelfRewardingLikelihood, CREAM, SELF])
 def test_gated_runs_that_are_killed_go_on(
     play: Play, gated: Any, monkeypatch: pytest.MonkeyPatch, make: type, level: float
 ) -> None:

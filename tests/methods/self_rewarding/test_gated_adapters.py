@@ -13,7 +13,7 @@ import pytest
 from selfbench.methods.self_rewarding.cream import CREAM
 from selfbench.methods.self_rewarding.self_evolution import SELF
 from selfbench.methods.self_rewarding.self_rewarding import SelfRewarding
-from selfbench.methods.self_rewarding.self_rewarding_judge import SelfRewardingJudge
+from selfbench.methods.self_rewarding.self_rewarding_likelihood import SelfRewardingLikelihood
 from selfbench.methods.self_rewarding.sft import SFT
 from selfbench.suite.bundle import Array, BundleFolder, write_bundle
 from selfbench.suite.data import Data
@@ -66,8 +66,8 @@ def bundle(tiny_hub_model: Path, tmp_path: Path) -> BundleFolder:
 
 @pytest.mark.parametrize(
     "method",
-    [SelfRewarding(sft_epochs=1), CREAM(sft_epochs=1), SELF(epochs=1),
-     SelfRewardingJudge(sft_epochs=1, judge_epochs=1, judgements=1)],
+    [SelfRewardingLikelihood(sft_epochs=1), CREAM(sft_epochs=1), SELF(epochs=1),
+     SelfRewarding(sft_epochs=1, judge_epochs=1, judgements=1)],
     ids=lambda method: type(method).__name__,
 )  # fmt: skip
 @pytest.mark.parametrize(("level", "opens"), [(-1.0, 0.0), (2.0, 1.0)], ids=["shut", "open"])

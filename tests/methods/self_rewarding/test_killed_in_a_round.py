@@ -12,7 +12,7 @@ from selfbench.methods.self_rewarding.cream import CREAM
 from selfbench.methods.self_rewarding.rest_em import ReSTEM
 from selfbench.methods.self_rewarding.rest_mcts import ReSTMCTS
 from selfbench.methods.self_rewarding.score import SCoRe
-from selfbench.methods.self_rewarding.self_rewarding import SelfRewarding
+from selfbench.methods.self_rewarding.self_rewarding_likelihood import SelfRewardingLikelihood
 from selfbench.suite.protocols import generation, policy_generation, rollouts
 from selfbench.suite.protocols.policy_grants import Attempts, Critique, Grants
 from selfbench.suite.protocols.policy_method import PolicyMethod
@@ -27,7 +27,8 @@ class Dies(Exception):
 
 
 METHODS = [
-    ReSTEM(), CREAM(), SelfRewarding(), ReSTMCTS(iterations=2, epochs=1), SCoRe(steps=4, prompts=8, sft_epochs=1),
+    ReSTEM(), CREAM(), SelfRewardingLikelihood(), ReSTMCTS(iterations=2, epochs=1),
+    SCoRe(steps=4, prompts=8, sft_epochs=1),
 ]  # fmt: skip
 
 

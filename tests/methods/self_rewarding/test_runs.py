@@ -17,7 +17,7 @@ from selfbench.methods.self_rewarding.oracle_answers import OracleAnswers
 from selfbench.methods.self_rewarding.rest_em import ReSTEM
 from selfbench.methods.self_rewarding.self_consistency import SelfConsistency
 from selfbench.methods.self_rewarding.self_distillation import SelfDistillation
-from selfbench.methods.self_rewarding.self_rewarding import SelfRewarding
+from selfbench.methods.self_rewarding.self_rewarding_likelihood import SelfRewardingLikelihood
 from selfbench.methods.self_rewarding.sft import SFT, SFTMatched
 from selfbench.methods.self_rewarding.star import STaR
 from selfbench.suite.errors import MethodError
@@ -32,7 +32,7 @@ from selfbench.suite.registry import register_method
 Play = Callable[..., Any]
 METHODS = [
     SFT(), SFTMatched(), SelfDistillation(), OracleAnswers(), ReSTEM(), STaR(), SelfConsistency(),
-    SelfRewarding(temperature=1.5), CREAM(temperature=1.5),
+    SelfRewardingLikelihood(temperature=1.5), CREAM(temperature=1.5),
 ]  # fmt: skip
 UNVERIFIED = [method for method in METHODS if not type(method).__selfbench__["needs"]]
 

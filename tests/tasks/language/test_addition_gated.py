@@ -52,7 +52,7 @@ def test_who_can_run_on_it() -> None:
         return missing_needs(registry.get("method", name).options["needs"], granted)
 
     asks = [name for name, entry in registry.entries("method").items() if entry.options["own_judge"]]
-    assert {"self-rewarding", "self-rewarding-judge", "cream", "self"} <= set(asks)
+    assert {"self-rewarding-likelihood", "self-rewarding", "cream", "self"} <= set(asks)
     assert not any(lacks(name) for name in asks)
     assert lacks("rest-em") == ["verifier"]
     assert task.load()().grants().needs == [*sorted(granted, key=task.load()().grants().needs.index)]

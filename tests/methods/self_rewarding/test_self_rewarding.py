@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from selfbench.methods.common.responses import best_and_worst
-from selfbench.methods.self_rewarding.self_rewarding import SelfRewarding
-from selfbench.methods.self_rewarding.self_rewarding_judge import SelfRewardingJudge, worked_judgements
+from selfbench.methods.self_rewarding.self_rewarding import SelfRewarding, worked_judgements
+from selfbench.methods.self_rewarding.self_rewarding_likelihood import SelfRewardingLikelihood
 from selfbench.methods.self_rewarding.sft import SFT
 from selfbench.suite.bundle import BundleFolder, write_bundle
 from selfbench.suite.data import Data
@@ -88,7 +88,7 @@ def test_pairs_are_those_of_a_slow_loop(shown: Any) -> None:
             for text in ("1", "2", "12")
         }
         policy = Scripted(made, said.__getitem__)
-        SelfRewardingJudge().round(policy, shown, 2)
+        SelfRewarding().round(policy, shown, 2)
         expected = []
         for prompt, texts in zip(shown.prompts, made, strict=True):
             rewards: dict[str, float] = {}
@@ -117,7 +117,7 @@ def test_pairs_are_those_of_a_slow_loop(shown: Any) -> None:
 def test_points_are_averaged_over_the_judgements_that_parse(shown: Any) -> None:
     said = {"1+1=2?": ["5", "x", "2"], "1+1=3?": ["4", "4", "4"], "1+1=4?": ["x", "…", ""]}
     policy = Scripted([["2", "3", "4", "4"], ["x"], ["1…"]], said.__getitem__)
-    SelfRewardingJudge().round(policy, shown, 2)
+    SelfRewarding().round(policy, shown, 2)
     # 3.5, 4, and nothing: what no judgement gives points to is neither the best nor the worst.
     assert policy.pairs == [("1+1=", "3", "2")]
 
@@ -129,7 +129,7 @@ def test_ties_and_what_has_no_points_give_no_pair() -> None:
     assert found == [Pair("e", "1", "2")]
     for says in (["3", "3", "3"], ["x", "x", "x"]):
         policy = Scripted([["1", "2", "3", "4"]] * 3, lambda prompt, says=says: says)  # type: ignore[misc]
-        SelfRewardingJudge().round(policy, SimpleView(), 2)
+        SelfRewarding().round(policy, SimpleView(), 2)
         assert policy.pairs == []
 
 
@@ -151,7 +151,7 @@ def test_the_gate_is_asked_with_differences_of_points(shown: Any) -> None:
         return False
 
     shown.gate = gate
-    SelfRewardingJudge().round(policy, shown, 2)
+    SelfRewarding().round(policy, shown, 2)
     assert asked == [[3.5, 0.0]]
     assert policy.rest is None, "where it stays shut nothing is preferred"
 
@@ -159,7 +159,7 @@ def test_the_gate_is_asked_with_differences_of_points(shown: Any) -> None:
 def test_worked_judgements_are_of_right_and_flawed_demonstrations(play: Play, task: PolicyTask) -> None:
     seen: list[Example] = []
 
-    class Looks(SelfRewardingJudge):
+    class Looks(SelfRewarding):
         def round(self, policy: Any, view: Any, number: int) -> None:
             if number == 1:
                 seen.extend(worked_judgements(policy, view, 0.7))
@@ -185,7 +185,7 @@ def test_round_one_is_one_training_on_demonstrations_and_judgements(
         return real(self, examples, *args, **more)
 
     monkeypatch.setattr(Policy, "finetune", finetune)
-    play(SelfRewardingJudge(sft_epochs=3, judge_epochs=2, judgements=0), task=task)
+    play(SelfRewarding(sft_epochs=3, judge_epochs=2, judgements=0), task=task)
     [(examples, more)] = told
     assert more == {}
     shown = {one: times for one, times in examples.items() if "?" not in one[0]}
@@ -197,8 +197,8 @@ def test_round_one_is_one_training_on_demonstrations_and_judgements(
 
 
 def test_without_judgements_it_is_what_self_rewarding_begins_with(play: Play, task: PolicyTask) -> None:
-    usual = play(SelfRewarding(), task=task, folder="usual").outcome
-    nothing = play(SelfRewardingJudge(judgements=0, judge_epochs=0), task=task, folder="nothing").outcome
+    usual = play(SelfRewardingLikelihood(), task=task, folder="usual").outcome
+    nothing = play(SelfRewarding(judgements=0, judge_epochs=0), task=task, folder="nothing").outcome
     assert nothing.curve[:2] == usual.curve[:2]
     # The same weights to the end, and as much work as one round of fine-tuning.
     once = play(SFT(epochs=16), task=task, folder="once").outcome
@@ -208,13 +208,13 @@ def test_without_judgements_it_is_what_self_rewarding_begins_with(play: Play, ta
             name: nothing.curve[1].values[name] for name in ("accuracy", "tokens")
         }
     assert "judgement_parse_rate" not in nothing.diagnostics
-    judged = play(SelfRewardingJudge(judge_epochs=0), task=task, folder="judged").outcome
+    judged = play(SelfRewarding(judge_epochs=0), task=task, folder="judged").outcome
     assert judged.curve[1] == usual.curve[1]
     assert judged.curve[2:] != usual.curve[2:]
 
 
 def test_equal_seeds_give_equal_runs_and_killed_ones_go_on(play: Play, task: PolicyTask) -> None:
-    method = SelfRewardingJudge(temperature=1.5, judge_epochs=8)
+    method = SelfRewarding(temperature=1.5, judge_epochs=8)
     whole = play(dataclasses.replace(method), task=task, folder="whole")
     play(dataclasses.replace(method), task=task, folder="killed", stop_after=2)
     resumed = play(dataclasses.replace(method), task=task, folder="killed")
@@ -241,7 +241,7 @@ def test_judgements_that_do_not_parse_leave_the_policy_as_it_is(play: Play, tiny
         def grants(self) -> Grants:
             return dataclasses.replace(super().grants(), judge=dataclasses.replace(JUDGE, points=lambda text: None))
 
-    outcome = play(SelfRewardingJudge(temperature=1.5), task=Mute()).outcome
+    outcome = play(SelfRewarding(temperature=1.5), task=Mute()).outcome
     assert outcome.diagnostics["judgement_parse_rate"] == 0.0
     assert len({point.values["accuracy"] for point in outcome.curve[1:]}) == 1
     assert outcome.diagnostics["labels"] == 0
@@ -255,7 +255,7 @@ def test_a_judge_that_cannot_add_does_not_pass_the_gate(play: Play, task: Policy
             found = super().problems(bundle, seed)
             return dataclasses.replace(found, pool=found.pool[:-20], probe=found.pool[-20:], probe_samples=8)
 
-    outcome = play(SelfRewardingJudge(), task=Gated()).outcome
+    outcome = play(SelfRewarding(), task=Gated()).outcome
     for point in outcome.curve[2:]:
         assert point.values["gate_pairs"] > 0
         assert point.values["judgement_parse_rate"] > 0
@@ -266,7 +266,7 @@ def test_a_judge_that_cannot_add_does_not_pass_the_gate(play: Play, task: Policy
 def test_a_method_says_after_how_many_tokens_its_responses_are_cut_off(play: Play, task: PolicyTask) -> None:
     seen: list[Any] = []
 
-    class Looks(SelfRewardingJudge):
+    class Looks(SelfRewarding):
         def round(self, policy: Any, view: Any, number: int) -> None:
             for most in (0, 1, 6):
                 made = policy.generate(view.prompts, 1, 2.0, max_new=most)
@@ -367,9 +367,7 @@ def test_it_runs_on_a_pretrained_model(
         return made
 
     monkeypatch.setattr(Policy, "generate", generate)
-    outcome = play(
-        SelfRewardingJudge(sft_epochs=1, judge_epochs=1, temperature=1.5), task=Sums(), bundle=bundle
-    ).outcome
+    outcome = play(SelfRewarding(sft_epochs=1, judge_epochs=1, temperature=1.5), task=Sums(), bundle=bundle).outcome
     [judged] = [one for one in asked if one.more.get("max_new") == 9]
     assert [point.x for point in outcome.curve] == [0, 1, 2]
     assert judged.prompts
