@@ -147,7 +147,7 @@ class Cifar10Few4000(Cifar10):
     title="CIFAR-100, two labels a class",
     budget={"currency": "passes", "limit": 3019898880, "wall_seconds": 1209600.0, "memory_mb": 16384},
     data=("cifar100",),
-    grants=("images", "norm-layers", "batch-norm", "strong-augmentation", "oracle-labels"),
+    grants=("images", "norm-layers", "batch-norm", "convolutions", "strong-augmentation", "oracle-labels"),
     tags=("gpu",),
     bundle="cifar100-few",
     preset="cifar100",

@@ -95,7 +95,7 @@ class Stl10Few40(Stl10):
     title="STL-10, ten labels a class",
     budget={"currency": "passes", "limit": 3019898880, "wall_seconds": 1209600.0, "memory_mb": 16384},
     data=("stl10",),
-    grants=("images", "norm-layers", "batch-norm", "strong-augmentation", "oracle-labels"),
+    grants=("images", "norm-layers", "batch-norm", "convolutions", "strong-augmentation", "oracle-labels"),
     tags=("gpu",),
     bundle="stl10-few",
     preset="stl10",
