@@ -17,9 +17,7 @@ if TYPE_CHECKING:
     from ...suite.protocols.policy_view import PolicyView
 
 
-@register_method(
-    "self-rewarding-likelihood", family="self-rewarding", protocol="policy", paper="arXiv:2401.10020", own_judge=True
-)
+@register_method("self-rewarding-likelihood", family="self-rewarding", protocol="policy", paper="-", own_judge=True)
 @dataclass
 class SelfRewardingLikelihood(PolicyMethod):
     """Iterative DPO on what the policy finds likely.
