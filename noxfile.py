@@ -11,6 +11,8 @@ nox.options.sessions = ["lint", "types", "tests"]
 nox.options.reuse_existing_virtualenvs = True
 
 QUICK = Path("build", "quick")
+BESIDE = ("-n", "logical", "--maxprocesses", "4", "--dist", "loadfile", "--benchmark-disable")
+"""Files of tests side by side; each process of pytest has a fork server of its own, of a gigabyte."""
 PINNED_TOOLS = {"ruff": "ruff>=0.14,<1", "mypy": "mypy>=1.18,<3"}
 
 
@@ -29,7 +31,7 @@ def quick(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Install and run all tests but the slow ones."""
     session.install("-e", ".[test]")
-    session.run("pytest", "-m", "not slow and not benchmark_session", *session.posargs)
+    session.run("pytest", "-m", "not slow and not benchmark_session", *BESIDE, *session.posargs)
 
 
 @nox.session

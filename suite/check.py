@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from . import registry
 from .engine.executor import Ended, Executor
 from .engine.local import LocalExecutor
-from .engine.preparation import prepare
+from .engine.preparation import prepare, warm_modules
 from .engine.runner import run
 from .errors import SelfbenchError, UsageError
 from .job import Job
@@ -64,7 +64,7 @@ def check(
     where = f"{method} on {task}"
     yield _registration(entry)
     specs = expand(tasks=[task], methods=[{"name": method, "params": params or {}}], seeds=[seed], budget=budget)
-    with LocalExecutor(1) as executor:
+    with LocalExecutor(1, warm=warm_modules(specs)) as executor:
         prepare(specs, executor, Store(folder / "first"), tell)
         tell("running")
         first = _one(specs, folder / "first", executor)

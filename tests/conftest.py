@@ -50,7 +50,7 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def executor(toys: None) -> Iterator[LocalExecutor]:
-    with LocalExecutor(2) as local:
+    with LocalExecutor(2, warm=("sklearn.neighbors",)) as local:
         yield local
 
 

@@ -24,6 +24,8 @@ from .executor import Ended
 from .local import LocalExecutor
 
 _POLL_SECONDS = 0.5
+_LATE = {"adaptation": ("sklearn.neighbors",)}
+"""By protocol, what its loop imports only where it is needed."""
 
 
 @dataclass(frozen=True)
@@ -195,7 +197,11 @@ def prepare(specs: Sequence[RunSpec], executor: LocalExecutor, store: Store, tel
 
 
 def warm_modules(specs: Sequence[RunSpec]) -> tuple[str, ...]:
-    """The modules of this package's tasks among `specs`; what others wrote is never imported into the server."""
+    """The modules of this package's tasks among `specs`, and what the loop of their protocol imports late.
+
+    What others wrote is never imported into the server.
+    """
     tasks = [registry.get("task", name) for name in dict.fromkeys(spec.task.name for spec in specs)]
     modules = [task.module for task in tasks if task.module and task.module.startswith("selfbench.tasks.")]
-    return tuple(dict.fromkeys(modules))
+    late = [name for task in tasks for name in _LATE.get(task.protocol, ())]
+    return tuple(dict.fromkeys([*modules, *late]))

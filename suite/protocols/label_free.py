@@ -17,7 +17,6 @@ import math
 
 import numpy as np
 import torch
-from sklearn.neighbors import NearestNeighbors
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -69,6 +68,9 @@ def hopkins_statistic(features: Array, draw: np.random.Generator) -> float:
 
     NaN when all features are equal, one is not finite, or N < 2.
     """
+    # Seconds to import, and only this protocol asks for it: its campaigns have it in their fork server.
+    from sklearn.neighbors import NearestNeighbors
+
     n = len(features)
     if n < 2 or not np.isfinite(features).all():
         return math.nan
