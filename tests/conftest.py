@@ -50,6 +50,7 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def executor(toys: None) -> Iterator[LocalExecutor]:
+    # As `warm_modules` has it for campaigns of adaptation.
     with LocalExecutor(2, warm=("sklearn.neighbors",)) as local:
         yield local
 

@@ -28,9 +28,9 @@ from selfbench.suite.wire import Wire
 from selfbench.tasks.text.encoders import LanguageModel, Marks, TextClassifier, TextEncoder
 from selfbench.tasks.wilds.boxes import DETECTIONS
 
-DRAWS = 8
-FIRST = slice(1, 2)
-"""What is tried always: the first draw; the standard parameters before it have tests of their own everywhere."""
+DRAWS = 4
+MANY = 8
+"""Draws of the slow session."""
 LIMIT = 200.0
 """Passes: a hungry first step takes them all, most methods take several steps."""
 LABELED, POOL, TEST, TOKENS, SIDE = 12, 30, 8, 8, 16
@@ -239,13 +239,13 @@ def pairs() -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize("tried", [FIRST, pytest.param(slice(DRAWS), marks=pytest.mark.slow)], ids=["first", "all"])
+@pytest.mark.parametrize("draws", [DRAWS, pytest.param(MANY, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("method", "kind"), pairs())
-def test_no_draw_is_refused(adapt: Callable[..., list[float]], method: Entry, kind: Kind, tried: slice) -> None:
+def test_no_draw_is_refused(adapt: Callable[..., list[float]], method: Entry, kind: Kind, draws: int) -> None:
     """The standard parameters and the first draws, as `selfbench tune` plans them on a registered task of this kind."""
     rule, fixed = tuning_rule("validation"), NARROW.get(method.name)
-    search = plan_search(KINDS[kind], method, draws=DRAWS, seeds=[100], rule=rule, fixed=fixed)
-    for draw in search.draws[tried] or search.draws:
+    search = plan_search(KINDS[kind], method, draws=draws, seeds=[100], rule=rule, fixed=fixed)
+    for draw in search.draws:
         losses = adapt(method, dict(draw.params), kind)
         assert draw.number or np.isfinite(losses).all()
 

@@ -212,8 +212,8 @@ def test_seeds_and_assignments() -> None:
         ("method", "stream", "toy-stream"),
         ("method", "adaptation", "toy-adaptation"),
         ("method", "policy", "arithmetic-tiny"),
-        pytest.param("task", "stream", "tent", marks=pytest.mark.slow),
-        pytest.param("task", "adaptation", "supervised", marks=pytest.mark.slow),
+        ("task", "stream", "tent"),
+        ("task", "adaptation", "supervised"),
     ],
 )
 def test_a_scaffold_runs_as_it_is_written(cli, tmp_path: Path, kind: str, protocol: str, partner: str) -> None:
