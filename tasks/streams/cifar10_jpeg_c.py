@@ -54,7 +54,6 @@ class Cifar10JpegC(StreamTask):
     n_classes: ClassVar[int] = 10
     source: ClassVar[SourceModel] = RESNET20
     clean_error: ClassVar[tuple[float, float]] = RESNET20.clean_error
-    with_posterior: ClassVar[bool] = True
     batch_size: ClassVar[int] = BATCH_SIZE
 
     def build(self, data: Data) -> Bundle:
@@ -67,23 +66,20 @@ class Cifar10JpegC(StreamTask):
         parts = [*self._corrupted(base, frost), base, *self._milder(base, frost)]
         label_parts = [labels] * (len(NAMES) + 1)
         label_parts += [labels[_step(severity)] for _ in NAMES for severity in range(1, SEVEREST)]
-        limit = None if self.with_posterior else SOURCE
-        train, train_labels = read_parquet(data.file("cifar10-jpeg", "train.parquet"), limit=limit)
-        public = {
-            "images": np.concatenate(parts),
-            "source_images": train[:SOURCE],
-            "source_labels": train_labels[:SOURCE],
-        }
-        facts = {"clean_error": clean_error, "corruptions": list(NAMES), "weights_sha256": self.source.sha256}
-        if self.with_posterior:
-            self.tell("sampling the source posterior")
-            mean, variance = swag_diagonal(model, train, train_labels, seed=POSTERIOR_SEED)
-            public |= {"posterior_mean": mean, "posterior_variance": variance}
+        train, train_labels = read_parquet(data.file("cifar10-jpeg", "train.parquet"))
+        self.tell("sampling the source posterior")
+        mean, variance = swag_diagonal(model, train, train_labels, seed=POSTERIOR_SEED)
         return Bundle(
-            public=public,
+            public={
+                "images": np.concatenate(parts),
+                "source_images": train[:SOURCE],
+                "source_labels": train_labels[:SOURCE],
+                "posterior_mean": mean,
+                "posterior_variance": variance,
+            },
             private={"labels": np.concatenate(label_parts)},
             model=model.state_dict(),
-            facts=facts,
+            facts={"clean_error": clean_error, "corruptions": list(NAMES), "weights_sha256": self.source.sha256},
         )
 
     def _corrupted(self, base: Array, frost: list[Tensor]) -> list[Array]:

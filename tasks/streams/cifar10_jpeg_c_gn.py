@@ -17,7 +17,6 @@ class _GroupNorm(Cifar10JpegC):
 
     source: ClassVar[SourceModel] = RESNET26GN
     clean_error: ClassVar[tuple[float, float]] = RESNET26GN.clean_error
-    with_posterior: ClassVar[bool] = False
 
 
 @register_task(
@@ -28,7 +27,7 @@ class _GroupNorm(Cifar10JpegC):
     title="CIFAR-10 (JPEG), group norm, under 15 corruptions, one after the other, severity 5",
     budget={"currency": "passes", "limit": 3500000, "wall_seconds": 14400.0, "memory_mb": 8192},
     data=("cifar10-jpeg", "models", "frost-pictures"),
-    grants=("images", "norm-layers", "source-unlabeled", "source-data"),
+    grants=("images", "norm-layers", "source-unlabeled", "source-data", "source-posterior"),
     bundle="cifar10-jpeg-c-gn",
     preset="cifar10",
 )
@@ -44,7 +43,7 @@ class Cifar10JpegCGNContinual(_GroupNorm, Continual):
     title="CIFAR-10 (JPEG), group norm, under 15 corruptions, classes sorted, severity 5",
     budget={"currency": "passes", "limit": 3500000, "wall_seconds": 14400.0, "memory_mb": 8192},
     data=("cifar10-jpeg", "models", "frost-pictures"),
-    grants=("images", "norm-layers", "source-unlabeled", "source-data"),
+    grants=("images", "norm-layers", "source-unlabeled", "source-data", "source-posterior"),
     bundle="cifar10-jpeg-c-gn",
     preset="cifar10",
 )
@@ -60,7 +59,7 @@ class Cifar10JpegCGNClassSorted(_GroupNorm, ClassSorted):
     title="CIFAR-10 (JPEG), group norm, under 15 corruptions, classes in bursts, severity 5",
     budget={"currency": "passes", "limit": 3500000, "wall_seconds": 14400.0, "memory_mb": 8192},
     data=("cifar10-jpeg", "models", "frost-pictures"),
-    grants=("images", "norm-layers", "source-unlabeled", "source-data"),
+    grants=("images", "norm-layers", "source-unlabeled", "source-data", "source-posterior"),
     bundle="cifar10-jpeg-c-gn",
     preset="cifar10",
 )
@@ -76,7 +75,7 @@ class Cifar10JpegCGNCorrelated(_GroupNorm, Correlated):
     title="CIFAR-10 (JPEG), group norm, under 15 corruptions, one image at a time, severity 5",
     budget={"currency": "passes", "limit": 800000, "wall_seconds": 14400.0, "memory_mb": 8192},
     data=("cifar10-jpeg", "models", "frost-pictures"),
-    grants=("images", "norm-layers", "source-unlabeled", "source-data"),
+    grants=("images", "norm-layers", "source-unlabeled", "source-data", "source-posterior"),
     bundle="cifar10-jpeg-c-gn",
     preset="cifar10/bs1",
 )

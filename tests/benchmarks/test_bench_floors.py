@@ -2,8 +2,9 @@
 
 SELFBENCH_DATA=... pytest tests/benchmarks/test_bench_floors.py -m benchmark_session -s
 
-Batches of 200 of `cifar10-jpeg-c-continual` with ResNet-20, one thread. A pass is the source model's on the same batch,
-without gradients, taken before and after each batch of the method. Setting up (warm-up on source data) is left out.
+Batches of 200 of cifar10-jpeg-c with ResNet-20 and with the ResNet-26 with group norm, one thread. A pass is the source
+model's on the same batch, without gradients, taken before and after each batch of the method. Setting up (warm-up on
+source data) is left out.
 """
 
 from __future__ import annotations
@@ -28,23 +29,23 @@ from selfbench.suite.spec import Budget
 from selfbench.suite.suites import misfit
 
 pytestmark = pytest.mark.benchmark_session
-TASK = "cifar10-jpeg-c-continual"
+TASKS = ("cifar10-jpeg-c-continual", "cifar10-jpeg-c-gn-continual")
 PASSES = 8_000
 """About so many passes a method, at least two batches after one to warm up."""
-METHODS = sorted(
-    name
-    for name, entry in registry.entries("method").items()
-    if entry.protocol == "stream" and not misfit(entry, registry.get("task", TASK))
-)
+PAIRS = [
+    (on, name)
+    for on in TASKS
+    for name, entry in sorted(registry.entries("method").items())
+    if entry.protocol == "stream" and not misfit(entry, registry.get("task", on))
+]
 
 
-@pytest.fixture(scope="module")
-def bundle() -> BundleFolder:
+def bundle_of(on: registry.Entry) -> BundleFolder:
     data = Data(data_folder())
-    absent = [name for name in registry.get("task", TASK).options["data"] if not data.present(name)]
+    absent = [name for name in on.options["data"] if not data.present(name)]
     if absent:
         pytest.skip(f"needs data that is not here: {', '.join(absent)}")
-    return build(registry.get("task", TASK))
+    return build(on)
 
 
 @pytest.fixture(autouse=True)
@@ -55,10 +56,11 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_a_method_beside_its_floor(benchmark: BenchmarkFixture, bundle: BundleFolder, name: str) -> None:
-    entry = registry.get("method", name)
-    task: Any = registry.get("task", TASK).load()()
+@pytest.mark.parametrize(("on", "name"), PAIRS)
+def test_a_method_beside_its_floor(benchmark: BenchmarkFixture, on: str, name: str) -> None:
+    where, entry = registry.get("task", on), registry.get("method", name)
+    bundle = bundle_of(where)
+    task: Any = where.load()()
     public, stream = bundle.public(), task.stream(bundle, 0)
     model = task.model()
     model.load_state_dict(bundle.model())
@@ -69,7 +71,7 @@ def test_a_method_beside_its_floor(benchmark: BenchmarkFixture, bundle: BundleFo
     meter.attach(model.eval())
     torch.manual_seed(0)
     source = make_source(task, public, model, torch.Generator().manual_seed(0), entry.options["needs"])
-    method = entry.load()(**entry.params(preset=registry.get("task", TASK).options["preset"]))
+    method = entry.load()(**entry.params(preset=where.options["preset"]))
     method.setup(model, source)
 
     def images(batch: int) -> torch.Tensor:
@@ -105,4 +107,5 @@ def test_a_method_beside_its_floor(benchmark: BenchmarkFixture, bundle: BundleFo
     benchmark.pedantic(run, rounds=1)
     per_image = (meter.counts.passes - before) / (200 * (1 + batches))
     benchmark.extra_info["ratio"] = ratio = statistics.median(ratios)
-    print(f"\n{name}: {per_image:.1f} passes an image, {seconds / (200 * batches) * 1e3:.2f} ms, floor x {ratio:.2f}")
+    cost_of_one = seconds / (200 * batches) * 1e3
+    print(f"\n{on} {name}: {per_image:.1f} passes an image, {cost_of_one:.2f} ms, floor x {ratio:.2f}")
