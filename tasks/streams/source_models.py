@@ -204,5 +204,6 @@ RESNET20 = SourceModel(
 )  # fmt: skip
 RESNET26GN = SourceModel(
     "resnet26gn-cifar10-jpeg", ResNet26GN, "models", "resnet26gn-cifar10-jpeg.safetensors",
-    "e402032d320b5257a7ce37456aa60bc4cc5687f7133d14d0541af3dd5dff0372", HALF, HALF, 10, (0.1298, 0.1378),
+    "e402032d320b5257a7ce37456aa60bc4cc5687f7133d14d0541af3dd5dff0372",
+    HALF, HALF, 10, (0.1298, 0.1378), channels_last=True,
 )  # fmt: skip
