@@ -14,7 +14,7 @@ from selfbench.suite.protocols.adaptation import AdaptationTask
 from selfbench.suite.spec import MethodRef
 from selfbench.suite.suites import load_suite, suite_names
 
-SPOKEN: Mapping[tuple[str, str], tuple[set[str], str]] = {
+EXCEPTIONS: Mapping[tuple[str, str], tuple[set[str], str]] = {
     ("quick", "newsgroups-few"): (
         {"no view", "strong view", "unfiltered", "oracle"},
         "six minutes on two cores are all that quick may take; the same task has all controls in the suite small",
@@ -46,18 +46,10 @@ SPOKEN: Mapping[tuple[str, str], tuple[set[str], str]] = {
 }
 """Suite and task -> the controls that it may lack, and why."""
 SPECS = {name: load_suite(name).specs for name in suite_names()}
-VECTORS = {("small", "newsgroups-few"), *(("text-small", spec.task.name) for spec in SPECS["text-small"])}
-"""Sentence vectors, whose last bits follow the processor: records of `erm` made on another one than all others of these
-tasks would be of other data. Beside `supervised` it was the same within 0.7 points on each (docs/results.md)."""
-EXCEPTIONS = {
-    **SPOKEN,
-    **{pair: ({"no view"}, "records on the processor of all others are to be made") for pair in VECTORS},
-}
 ALIKE: Mapping[str, str] = {
     "addition-smol-forgetting": "addition-smol", "judge-smol-published": "judge-smol",
-    **{task: "sentiment-domains" for _, task in VECTORS},
 }  # fmt: skip
-"""Tasks whose controls are those of another one, on the same problems or the same kind of inputs."""
+"""Tasks whose controls are those of another one, on the same problems."""
 TASKS = [
     pytest.param(suite, task, id=f"{suite}: {task}")
     for suite, specs in SPECS.items()
